@@ -1,0 +1,108 @@
+"""Response times to quantiles: mergeable, bounded, with a stated error. No clock, no I/O, no Locust.
+
+A histogram here is a plain ``dict`` of bin index to count: recording is one ``bisect`` and one addition, merging is
+adding counts. What an index means is the business of a :class:`Scale`, which every histogram of a run shares.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Bins = dict[int, int]
+
+RELATIVE_ERROR = 0.005
+"""The most by which a quantile between ``FINEST_MS`` and ``COARSEST_MS`` can be off, as a share of the true value."""
+
+FINEST_MS = 0.01
+COARSEST_MS = 3_600_000.0
+LARGEST_MS = 1e15
+"""A response time above this (or infinite, negative or NaN) is not a measurement and belongs to no bin."""
+
+
+class Scale:
+    """Which response times share a bin.
+
+    Bins grow by a constant ratio, so the error is relative; each of *limits_ms* is a bin's upper edge as well, which
+    makes the count of requests within it exact. Bin ``i`` holds ``edges[i - 1] < ms <= edges[i]``. Two indexes hold
+    nothing that can be timed: 0 (negative or NaN) and ``len(edges)`` (above ``LARGEST_MS``).
+
+    The method is that of DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with
+    relative-error guarantees", VLDB 2019), with a table of edges in place of the logarithm.
+    """
+
+    __slots__ = ("edges", "limits_ms", "middles")
+
+    def __init__(self, limits_ms: Iterable[int] = ()) -> None:
+        self.limits_ms = tuple(sorted(limits_ms))
+        ratio = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+        steps = [FINEST_MS]
+        while steps[-1] < COARSEST_MS:
+            steps.append(steps[-1] * ratio)
+
+        # The first edge lies just below zero: a response time of exactly 0 is a measurement, in a bin of its own.
+        self.edges: list[float] = [-5e-324, 0.0, *sorted({*steps, *map(float, self.limits_ms)}), LARGEST_MS]
+        self.middles: list[float] = [
+            0.0 if upper <= 0 else 2 * max(lower, 0.0) * upper / (max(lower, 0.0) + upper)
+            for lower, upper in zip([0.0, *self.edges], self.edges, strict=False)
+        ]
+
+    def is_timed(self, index: int) -> bool:
+        """Whether the bin of that index holds measurements."""
+        return 0 < index < len(self.edges)
+
+    def record(self, bins: Bins, response_time_ms: float) -> None:
+        """Count one response time; raises ValueError for one that cannot be a measurement."""
+        index = bisect_left(self.edges, response_time_ms)
+        if not self.is_timed(index):
+            msg = f"not a response time: {response_time_ms!r}"
+            raise ValueError(msg)
+
+        bins[index] = bins.get(index, 0) + 1
+
+    def counts_within(self, bins: Mapping[int, int]) -> list[int]:
+        """For each of the limits how many response times were at or below it: exact, whatever the bins' width."""
+        tops = [bisect_left(self.edges, limit) for limit in self.limits_ms]
+        return [sum(count for index, count in bins.items() if index <= top) for top in tops]
+
+    def quantiles(self, bins: Mapping[int, int], fractions: Sequence[float], *, low: float, high: float) -> list[float]:
+        """Response times in ms below which those *fractions* (0 to 1) of the requests lie.
+
+        Between two neighbouring requests the value is interpolated linearly (Hyndman and Fan's type 7, what NumPy does
+        by default). *low* and *high* are the exact smallest and largest response time, and no quantile is beyond them.
+        Raises ValueError if nothing was recorded.
+        """
+        indexes = sorted(bins)
+        totals = list(accumulate(bins[index] for index in indexes))
+        if not totals:
+            msg = "no response times, no quantiles"
+            raise ValueError(msg)
+
+        def at(rank: int) -> float:
+            """The response time of that rank, counted from 0."""
+            if rank == 0:
+                return low
+            if rank >= totals[-1] - 1:
+                return high
+            middle = self.middles[indexes[bisect_left(totals, rank + 1)]]
+            return min(max(middle, low), high)
+
+        values = []
+        for fraction in fractions:
+            position = fraction * (totals[-1] - 1)
+            rank = int(position)
+            below = at(rank)
+            share = position - rank
+            values.append(below + (at(rank + 1) - below) * share if share else below)
+
+        return values
+
+
+def merge(bins: Bins, other: Mapping[int, int]) -> None:
+    """Add *other* to *bins*; both belong to the same scale."""
+    for index, count in other.items():
+        bins[index] = bins.get(index, 0) + count

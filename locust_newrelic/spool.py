@@ -1,0 +1,71 @@
+"""Events as NDJSON on disk: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .payload import NewRelicEvent
+
+logger = logging.getLogger(__name__)
+
+
+class Output:
+    """Appends events to a file that nobody but its owner may read.
+
+    Raises OSError if the file cannot be opened. When writing fails later, that is said once, and what could not be
+    written is counted.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.num_written = 0
+        self.num_lost = 0
+        # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be.
+        mode = os.O_WRONLY if _is_stream(path) else os.O_RDWR
+        self._file = os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._between_lines = _ends_with_newline(self._file)
+
+    def put(self, events: Sequence[NewRelicEvent]) -> None:
+        """Append *events*."""
+        lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events).encode()
+        try:
+            self._write(lines if self._between_lines else b"\n" + lines)
+        except OSError as error:
+            if not self.num_lost:
+                logger.warning("New Relic: --newrelic-output cannot be written: %s", error.strerror)
+            self.num_lost += len(events)
+        else:
+            self.num_written += len(events)
+
+    def close(self) -> None:
+        """Close the file; what was put is in it."""
+        os.close(self._file)
+
+    def _write(self, data: bytes) -> None:
+        self._between_lines = False
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._between_lines = True
+
+
+def _is_stream(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _ends_with_newline(file: int) -> bool:
+    """Whether a line can begin at the end of the file: False if a crash has left half a line there."""
+    try:
+        return os.lseek(file, 0, os.SEEK_END) == 0 or os.pread(file, 1, os.lseek(file, 0, os.SEEK_END) - 1) == b"\n"
+    except OSError:  # a pipe has no end
+        return True

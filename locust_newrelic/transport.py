@@ -1,0 +1,163 @@
+"""The only file that knows the SDK: an answer of the Event API becomes accepted, retry, split or refused."""
+
+from __future__ import annotations
+
+import enum
+import math
+import socket
+import ssl
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import gevent
+import urllib3
+from newrelic_telemetry_sdk import EventClient
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+
+from .config import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .payload import NewRelicEvent
+
+
+class Verdict(enum.Enum):
+    """What became of a batch."""
+
+    ACCEPTED = "accepted"
+    RETRY = "retry"
+    """Not now, but perhaps later: throttled, an error on the other side, no connection."""
+    SPLIT = "split"
+    """Too large; its halves may not be."""
+    REFUSED = "refused"
+    """Not now and not later."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict, with what a person wants to know of it."""
+
+    verdict: Verdict
+    reason: str = ""
+    retry_after_s: float | None = None
+
+
+def outcome_of(status: int, retry_after_s: float | None = None) -> Outcome:
+    """The verdict on a batch that was answered with that HTTP status, as New Relic asks of its SDKs."""
+    if 200 <= status < 300:
+        return Outcome(Verdict.ACCEPTED)
+    reason = f"HTTP {status}"
+    if status == 413:
+        return Outcome(Verdict.SPLIT, reason)
+    if status in (408, 429) or status >= 500:
+        return Outcome(Verdict.RETRY, reason, retry_after_s)
+    return Outcome(Verdict.REFUSED, reason)
+
+
+def retry_after_s(header: str | None, now: float) -> float | None:
+    """Seconds to wait by a ``Retry-After`` header, in either of its forms (RFC 9110, 10.2.3); None if unreadable.
+
+    *now* is the wall clock in seconds since the epoch.
+    """
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        seconds = parsedate_to_datetime(header).timestamp() - now
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+class Transport:
+    """Sends batches of events to one Event API."""
+
+    def __init__(
+        self, license_key: str, url: str, *, ca_bundle: str | None, version: str, clock: Callable[[], float]
+    ) -> None:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        self.host = parts.hostname or ""
+        self._clock = clock
+        options: dict[str, Any] = {"host": self.host, "port": parts.port or (443 if secure else 80)}
+        if secure:
+            options |= {"ssl_context": _ssl_context(ca_bundle), "cert_reqs": "CERT_REQUIRED"}
+        self._client = _client_class(url, secure=secure)(license_key, **options)
+        if parts.path.strip("/"):
+            self._client.PATH = parts.path
+        self._client.add_version_info("locust-newrelic", version)
+
+    def send(self, batch: Sequence[NewRelicEvent], timeout_s: float) -> Outcome:
+        """Send *batch*; after *timeout_s* at most there is a verdict, whatever the other side does."""
+        out_of_time = gevent.Timeout(timeout_s)
+        try:
+            with out_of_time:
+                response = self._client.send_batch(list(batch), timeout=timeout_s)
+                return outcome_of(response.status, retry_after_s(response.headers.get("Retry-After"), self._clock()))
+        except gevent.Timeout as timeout:
+            if timeout is not out_of_time:
+                raise
+            return Outcome(Verdict.RETRY, f"no answer within {timeout_s:.3g} s")
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return Outcome(Verdict.RETRY, _reason(error))
+        except Exception as error:  # its text may hold what was sent, the license key too
+            return Outcome(Verdict.REFUSED, f"it could not be sent ({type(error).__name__})")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _client_class(url: str, *, secure: bool) -> type[EventClient]:
+    """The SDK's client, with what it leaves out: plain http (to the machine itself) and ``NO_PROXY``."""
+    proxy = select_proxy(url, get_environ_proxies(url)) if secure else None
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    parsed = urllib3.util.parse_url(proxy) if proxy else None
+    if parsed and parsed.scheme != "http":
+        msg = f"HTTPS_PROXY: only http:// proxies can be used, not {parsed.scheme}://"
+        raise ConfigError(msg)
+    headers = urllib3.make_headers(proxy_basic_auth=parsed.auth) if parsed and parsed.auth else None
+
+    class Client(EventClient):  # type: ignore[misc]
+        POOL_CLS = urllib3.HTTPSConnectionPool if secure else urllib3.HTTPConnectionPool
+
+        def _parse_proxy_settings(self, _: object = None) -> tuple[object, object]:
+            return parsed, headers
+
+    return Client
+
+
+def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_bundle)
+    paths = ssl.get_default_verify_paths()
+    if ca_bundle is None and not (paths.cafile or paths.capath):  # a Python that knows no certificates of its system
+        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    return context
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong on the network, in words that can hold no secret: a header, say, or a proxy's password."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        reason = getattr(cause, "reason", None)
+        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__
+
+    for cause in reversed(seen):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"certificate not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed ({cause.reason})"
+        if isinstance(cause, socket.gaierror):
+            return "host name not found"
+        if isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)):
+            return "no answer in time"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return f"connection failed ({type(seen[-1]).__name__})"

@@ -1,0 +1,418 @@
+"""What happened in one interval, per series, bounded. No clock, no I/O, no Locust.
+
+:class:`Recorder` counts requests into the open window; :meth:`Recorder.take` hands that window over and opens the next.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .histogram import LARGEST_MS, Bins, Scale, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+LONGEST_NAME = 4096
+"""Characters of a method or a name that are kept: what New Relic stores of an attribute's value."""
+
+LARGEST_STATUS_CODE = 9999
+STATUS_CODES_PER_SERIES, MOST_STATUS_CODES = 10, 64
+"""A window keeps numbers for ten status codes per series it may have, and 64 more; further ones are ``NO_STATUS``."""
+
+NO_STATUS = 0
+"""The status code of a request without a response, or whose response has none."""
+
+LARGEST_CONTENT_LENGTH = 1 << 62
+"""In bytes; what is beyond is no content length, and counts as 0."""
+
+LONGEST_PENDING = 2048
+"""Twice the requests of a kind that may wait to be counted: what bounds the memory when nothing calls ``fold``."""
+
+_Pending = dict["int | None", dict[str, dict[str, list[Any]]]]
+"""By status code, method and name: response time and content length of one request after the other."""
+
+_MISSING = object()
+
+
+class Key(NamedTuple):
+    """The name of a series: what Locust keeps an entry of its statistics for."""
+
+    method: str
+    name: str
+
+
+OTHER = Key("", "(other)")
+"""The series that all names share which came after a run had as many series as it may have."""
+
+
+class Numbers:
+    """Requests counted together: exact counts, sums and extremes, and the response times' histogram."""
+
+    __slots__ = ("bins", "content_length", "max_ms", "min_ms", "num_failures", "num_untimed", "total_ms")
+
+    def __init__(self) -> None:
+        self.num_failures = 0
+        self.num_untimed = 0
+        """Requests without a usable response time: None, negative, NaN or infinite."""
+        self.total_ms = 0.0
+        self.min_ms = math.inf
+        self.max_ms = -math.inf
+        self.content_length: float = 0
+        self.bins: Bins = {}
+
+    @property
+    def num_timed(self) -> int:
+        """Requests with a response time."""
+        return sum(self.bins.values())
+
+    @property
+    def num_requests(self) -> int:
+        """All requests."""
+        return self.num_timed + self.num_untimed
+
+    def merge(self, other: Numbers) -> None:
+        """Add what *other* counted; *other* stays as it is."""
+        self.num_failures += other.num_failures
+        self.num_untimed += other.num_untimed
+        self.total_ms += other.total_ms
+        self.min_ms = min(self.min_ms, other.min_ms)
+        self.max_ms = max(self.max_ms, other.max_ms)
+        self.content_length += other.content_length
+        merge(self.bins, other.bins)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Numbers):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Numbers({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+def merged(parts: Iterable[Numbers]) -> Numbers:
+    """The sum of *parts*, which stay as they are."""
+    total = Numbers()
+    for numbers in parts:
+        total.merge(numbers)
+    return total
+
+
+class Series:
+    """The requests of one key, per status code."""
+
+    __slots__ = ("statuses",)
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, Numbers] = {}
+
+    def total(self) -> Numbers:
+        """All of them together."""
+        if len(self.statuses) == 1:
+            return next(iter(self.statuses.values()))
+        return merged(self.statuses.values())
+
+
+class Window:
+    """All that was recorded between two hand-overs, and how many names were hidden in ``OTHER`` by then."""
+
+    __slots__ = ("num_hidden_names", "series")
+
+    def __init__(self, num_hidden_names: int = 0) -> None:
+        self.series: dict[Key, Series] = {}
+        self.num_hidden_names = num_hidden_names
+
+    def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
+        """Take *numbers* over as requests of that series and status code."""
+        statuses = self.series.setdefault(key, Series()).statuses
+        if status_code in statuses:
+            statuses[status_code].merge(numbers)
+        else:
+            statuses[status_code] = numbers
+
+    def __bool__(self) -> bool:
+        return bool(self.series)
+
+
+class Distinct:
+    """How many different keys were seen, in constant memory: exact up to ``SIZE``, within some 3 % above.
+
+    It keeps the ``SIZE`` smallest hashes and concludes from how closely they lie (Bar-Yossef, Jayram, Kumar, Sivakumar,
+    Trevisan: "Counting Distinct Elements in a Data Stream", RANDOM 2002).
+    """
+
+    SIZE = 1024
+    _SPAN = 1 << 64
+
+    def __init__(self) -> None:
+        self._smallest: list[int] = []  # a heap of negated hashes: the largest of the kept ones first
+        self._kept: set[int] = set()
+
+    def add(self, key: Key) -> None:
+        """Note that *key* was seen."""
+        value = hash(key) % self._SPAN
+        if value in self._kept:
+            return
+
+        if len(self._kept) < self.SIZE:
+            self._kept.add(value)
+            heapq.heappush(self._smallest, -value)
+        elif value < -self._smallest[0]:
+            self._kept.add(value)
+            self._kept.remove(-heapq.heapreplace(self._smallest, -value))
+
+    def __len__(self) -> int:
+        if len(self._kept) < self.SIZE:
+            return len(self._kept)
+        return round((self.SIZE - 1) * self._SPAN / -self._smallest[0])
+
+
+class Recorder:
+    """Counts requests into the open window.
+
+    :attr:`on_request` is the listener for Locust's ``events.request``: it takes whatever a custom client may fire, and
+    never raises. What it costs is added to every request that Locust makes, and no design is as cheap as this one:
+
+    - The listener only finds the list of its kind of request (by outcome, status code, method and name) and appends the
+      response time and the content length to it. It is a closure over plain dicts, without a single attribute access.
+    - :meth:`fold` counts these lists at once, where sorting finds the extremes and lets neighbours share a lookup. It
+      wants to be called about once a second; a list that grows too long before is folded by the listener.
+    - All that is unusual (the first request of its kind in a run, a value that is odd in any way) goes to
+      :meth:`record`, which is as careful as it is slow.
+    """
+
+    def __init__(self, scale: Scale, max_series: int) -> None:
+        self._scale = scale
+        self._max_series = max_series
+        self._max_kinds = max_series * STATUS_CODES_PER_SERIES + MOST_STATUS_CODES
+        self._admitted: set[Key] = set()
+        self._hidden = Distinct()
+        self._numbers: dict[tuple[Key, int], Numbers] = {}
+        self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
+        self._num_pending = 0
+        self.on_request: Callable[..., None] = self._listener()
+
+    def _listener(self) -> Callable[..., None]:
+        (passed, failed), fold, record = self._pending, self.fold, self.record
+
+        def on_request(
+            request_type: Any = _MISSING,
+            name: Any = _MISSING,
+            response_time: Any = _MISSING,
+            response_length: Any = _MISSING,
+            response: Any = None,
+            exception: Any = None,
+            context: Any = None,  # noqa: ARG001 (not used, but a name of its own is cheaper than a place in **_)
+            start_time: Any = None,  # noqa: ARG001
+            url: Any = None,  # noqa: ARG001
+            **_: Any,
+        ) -> None:
+            try:
+                kinds = failed if exception else passed
+                pending = kinds[getattr(response, "status_code", None)][request_type][name]
+            except Exception:
+                record(request_type, name, response_time, response_length, response, exception)
+                return
+
+            pending += response_time, response_length  # in one step: a Ctrl-C between two would swap all that follow
+            if len(pending) > LONGEST_PENDING:
+                fold()
+
+        return on_request
+
+    def record(
+        self,
+        request_type: object,
+        name: object,
+        response_time: object,
+        response_length: object,
+        response: object = None,
+        exception: object = None,
+    ) -> None:
+        """Count one request, whatever its values are.
+
+        One that lacks an argument which Locust's own statistics require is not counted, as it is not by Locust.
+        """
+        if any(value is _MISSING for value in (request_type, name, response_time, response_length)):
+            return
+
+        # All foreign code (their attributes, __str__, __bool__, __float__) runs before the place to count is looked up:
+        # should any of it switch greenlets, the window may be another one afterwards.
+        method_text, name_text = _text(request_type), _text(name)
+        seen = _attribute(response, "status_code")
+        status_code = _status_code(seen)
+        failed = _truth(exception)
+        response_time_ms, length = _number(response_time), _length(response_length)
+
+        key = self._admit(Key(method_text, name_text))
+        self._count(self._place(key, status_code), failed, response_time_ms, length)
+
+        same = type(request_type) is type(name) is str and key == (request_type, name)
+        if same and (seen is None or (type(seen) is int and seen == status_code)):
+            self._expect(failed, seen, key)
+
+    def fold(self) -> None:
+        """Count what the listener has put aside."""
+        for failed, kinds in enumerate(self._pending):
+            for seen, methods in kinds.items():
+                status_code = NO_STATUS if seen is None else seen
+                for method, names in methods.items():
+                    for name, pending in names.items():
+                        if pending:
+                            self._fold(pending, failed, self._place(Key(method, name), status_code))
+
+    def take(self) -> Window:
+        """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
+        self.fold()
+        numbers, self._numbers = self._numbers, {}
+        window = Window(num_hidden_names=len(self._hidden))
+        for (key, status_code), counted in numbers.items():
+            window.add(key, status_code, counted)
+
+        return window
+
+    def forget_names(self) -> None:
+        """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
+        self.fold()
+        for kinds in self._pending:
+            kinds.clear()  # in place: the listener holds these very dicts
+        self._num_pending = 0
+        self._admitted.clear()
+        self._hidden = Distinct()
+
+    def _fold(self, pending: list[Any], failed: int, numbers: Numbers) -> None:
+        times, lengths = pending[::2], pending[1::2]
+        pending.clear()
+        try:
+            total_ms, content_length = sum(times), sum(lengths)
+            times.sort()
+            usual = times[0] >= 0 and times[-1] <= LARGEST_MS and total_ms < math.inf
+            usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
+            total_ms = numbers.total_ms + float(total_ms)
+            bins = self._bins_of_sorted(times) if usual else {}
+        except Exception:
+            usual = False
+
+        if not usual:
+            for response_time, length in zip(times, lengths, strict=True):
+                self._count(numbers, failed, _number(response_time), _length(length))
+            return
+
+        numbers.total_ms = total_ms
+        numbers.content_length += content_length
+        numbers.min_ms = min(numbers.min_ms, float(times[0]))
+        numbers.max_ms = max(numbers.max_ms, float(times[-1]))
+        merge(numbers.bins, bins)
+        if failed:
+            numbers.num_failures += len(times)
+
+    def _bins_of_sorted(self, times: list[float]) -> Bins:
+        edges = self._scale.edges
+        bins: Bins = {}
+        index = start = 0
+        end = len(times)
+        while start < end:
+            index = bisect_left(edges, times[start], index)
+            edge = edges[index]
+            stop = start + 1
+            while stop < end and times[stop] <= edge:
+                stop += 1
+            bins[index] = stop - start
+            start = stop
+
+        return bins
+
+    def _count(self, numbers: Numbers, failed: int, response_time_ms: float, length: float) -> None:
+        numbers.num_failures += failed
+        numbers.content_length += length
+        try:
+            self._scale.record(numbers.bins, response_time_ms)
+        except ValueError:
+            numbers.num_untimed += 1
+            return
+
+        numbers.total_ms += response_time_ms
+        numbers.min_ms = min(numbers.min_ms, response_time_ms)
+        numbers.max_ms = max(numbers.max_ms, response_time_ms)
+
+    def _place(self, key: Key, status_code: int) -> Numbers:
+        """The numbers of that series and status code, or of the series alone once the window has too many."""
+        place = (key, status_code)
+        if place not in self._numbers and len(self._numbers) >= self._max_kinds:
+            place = (key, NO_STATUS)
+
+        return self._numbers.setdefault(place, Numbers())
+
+    def _expect(self, failed: bool, seen: int | None, key: Key) -> None:
+        """Let the listener find requests like this one, as long as there is room."""
+        if self._num_pending < self._max_kinds:
+            names = self._pending[failed].setdefault(seen, {}).setdefault(key.method, {})
+            self._num_pending += key.name not in names
+            names.setdefault(key.name, [])
+
+    def _admit(self, key: Key) -> Key:
+        """The key itself while the run has room for it, else the one that all further names share."""
+        if key in self._admitted:
+            return key
+        if len(self._admitted) < self._max_series:
+            self._admitted.add(key)
+            return key
+
+        self._hidden.add(key)
+        return OTHER
+
+
+def _attribute(thing: object, name: str) -> object:
+    """The attribute, or None if there is none or it cannot be read."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:
+        return None
+
+
+def _text(value: object) -> str:
+    """A name as text, at most ``LONGEST_NAME`` characters of it."""
+    try:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+
+    return str(text[:LONGEST_NAME])
+
+
+def _status_code(value: object) -> int:
+    """The status code as a plain integer, ``NO_STATUS`` if it is none."""
+    try:
+        code = int(value)  # type: ignore[call-overload]
+    except Exception:
+        return NO_STATUS
+
+    return code if 0 <= code <= LARGEST_STATUS_CODE else NO_STATUS
+
+
+def _truth(value: object) -> bool:
+    """Whether Locust takes *value* for an exception; one whose truth cannot be told fails in Locust as well."""
+    try:
+        return bool(value)
+    except Exception:
+        return False
+
+
+def _number(value: object) -> float:
+    """The value as a float, NaN if it is no number; text is none, for Locust either."""
+    try:
+        return math.nan if isinstance(value, (str, bytes)) else float(value)  # type: ignore[arg-type]
+    except Exception:
+        return math.nan
+
+
+def _length(value: object) -> float:
+    """The content length, 0 if it is no number."""
+    number = _number(value)
+    if not abs(number) < LARGEST_CONTENT_LENGTH:  # NaN is not below anything
+        return 0
+    return int(value) if isinstance(value, int) else number
