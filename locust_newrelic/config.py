@@ -426,8 +426,8 @@ def add_arguments(parser: Parser, environ: Mapping[str, str] = os.environ) -> No
     """
     group = parser.add_argument_group(
         "New Relic options",
-        "Reports each run to New Relic. Each flag is also a variable LOCUST_NEWRELIC_<FLAG> and a key newrelic-<flag> of"
-        " Locust's config files.",
+        "Reports each run to New Relic. Each flag is also a variable LOCUST_NEWRELIC_<FLAG> and a key newrelic-<flag>"
+        " of Locust's config files.",
     )
     for setting in SETTINGS:
         variable = setting.variable_in(environ)

@@ -62,7 +62,7 @@ class Delivery:
         self.num_sent = 0
         self.lost: Counter[str] = Counter()
         """Events that will not arrive, by reason."""
-        self._greenlet = gevent.spawn(self._run)
+        self.greenlet = gevent.spawn(self._run)
 
     @property
     def num_queued(self) -> int:
@@ -90,13 +90,13 @@ class Delivery:
         self._closing.set()
         self._wake.set()
         try:
-            if self._greenlet.dead and self.num_queued:  # a Ctrl-C may hit any greenlet
-                self._greenlet = gevent.spawn(self._run)
-            self._greenlet.join(timeout_s)
+            if self.greenlet.dead and self.num_queued:  # a Ctrl-C may hit any greenlet
+                self.greenlet = gevent.spawn(self._run)
+            self.greenlet.join(timeout_s)
         except KeyboardInterrupt:
             logger.warning("New Relic: interrupted while %d events were still to be sent", self.num_queued)
         finally:
-            self._greenlet.kill(block=False)
+            self.greenlet.kill(block=False)
             for batch in self._batches:
                 self._give_up(batch, "not delivered in time")
             self._give_up(list(self._queue), "not delivered in time")

@@ -10,7 +10,9 @@ import atexit
 import functools
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections import deque
@@ -36,6 +38,7 @@ from .window import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from locust.env import Environment
     from locust.event import EventHook, Events
@@ -184,6 +187,7 @@ class Reporter:
         self._sinks: list[Sink] = []
         self._delivery: Delivery | None = None
         self._output: Output | None = None
+        self._interrupt_handler: Callable[[int, FrameType | None], None] | None = None
         self._closing, self._closed, self._wake = Flag(), Flag(), Flag()
         if self.is_on:
             self._start()
@@ -200,6 +204,7 @@ class Reporter:
         for hook, listener in self._listening:
             hook.remove_listener(listener)  # type: ignore[no-untyped-call]
         self._listening.clear()
+        self._unshield()
         vars(self.environment.stats).pop("reset_all", None)
         if getattr(self.environment.events, _ATTRIBUTE, None) is self:
             delattr(self.environment.events, _ATTRIBUTE)
@@ -245,6 +250,7 @@ class Reporter:
         self._process_id = os.getpid()
         atexit.register(self._at_exit)
         self._greenlet = gevent.spawn(self._loop)
+        self._shield_from_interrupts()
         if getattr(self.environment.runner, "state", None) in ("spawning", "running"):
             self._on_test_start()
 
@@ -305,6 +311,34 @@ class Reporter:
             reset_all()
 
         self.environment.stats.reset_all = reset_all_and_tell  # type: ignore[method-assign]
+
+    def _shield_from_interrupts(self) -> None:
+        """Pass a Ctrl-C that arrives while one of our greenlets runs on to Locust's main greenlet.
+
+        Python raises KeyboardInterrupt in whatever runs at that moment. In the middle of our work it would cost a
+        window, or have a batch sent again whose answer was on its way; elsewhere all stays as it is.
+        """
+        default = signal.default_int_handler
+        if not _may_set_signals() or signal.getsignal(signal.SIGINT) is not default:
+            return
+
+        hub = gevent.get_hub()
+
+        def on_interrupt(number: int, frame: FrameType | None) -> None:
+            if gevent.getcurrent() in (hub, *self._greenlets()):  # the hub would pass it on as well, with a traceback
+                hub.loop.run_callback(hub.handle_system_error, KeyboardInterrupt, KeyboardInterrupt())
+            else:
+                default(number, frame)
+
+        signal.signal(signal.SIGINT, on_interrupt)
+        self._interrupt_handler = on_interrupt
+
+    def _unshield(self) -> None:
+        if _may_set_signals() and self._interrupt_handler is signal.getsignal(signal.SIGINT):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _greenlets(self) -> list[gevent.Greenlet]:
+        return [self._greenlet, *([self._delivery.greenlet] if self._delivery is not None else [])]
 
     # -- what Locust tells us ----------------------------------------------------------------------------------------
 
@@ -421,7 +455,7 @@ class Reporter:
         hosts = {self.environment.host} if self.environment.host else {cls.host for cls in classes if cls.host}
         return {
             "target_host": ", ".join(sorted(map(_without_credentials, hosts))) or None,
-            "user_classes": ", ".join(cls.__name__ for cls in classes),
+            "user_classes": ", ".join(sorted(cls.__name__ for cls in classes)),
             "user_count": self._user_count(),
             "target_user_count": getattr(runner, "target_user_count", 0),
             "worker_count": getattr(runner, "worker_count", 0),
@@ -520,6 +554,10 @@ class Reporter:
             )
         if self._output is not None:
             logger.info("New Relic: %d events written to %s", self._output.num_written, self._output.path)
+
+
+def _may_set_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _now_ms() -> int:

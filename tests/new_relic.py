@@ -151,8 +151,19 @@ class NewRelic:
             self._context.load_cert_chain(self.certificate)
         self._serve(0)
 
+    @staticmethod
+    def answering(status: int, **headers: str) -> Answer:
+        """An answer with that status."""
+        return Answer(status, headers)
+
+    @staticmethod
+    def hanging() -> Answer:
+        """No answer at all; the events are not stored."""
+        return Answer(503, hang=True)
+
     @property
     def url(self) -> str:
+        """What --newrelic-endpoint is set to."""
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
@@ -235,7 +246,7 @@ class NewRelic:
             if status == 200 or answer.keep:
                 self.batches.append(batch)
                 self.events.extend(batch)
-            self.posts.append({"status": status, "headers": dict(request.headers), "bytes": len(body)})
+            self.posts.append({"status": status, "headers": dict(request.headers), "bytes": len(body), "hung": answer.hang})
             self._changed.notify_all()
 
         if answer.hang:

@@ -1,0 +1,151 @@
+"""Real Locust processes, and the HTTP server that they load."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PATIENCE_S = 90
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what configures Locust, New Relic or a proxy."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("NEW_RELIC_", "LOCUST_")) and not name.lower().endswith("_proxy")
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Target:
+    """The server of the examples, as a process."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "server.py")], stdout=subprocess.PIPE, text=True, env=clean_environment()
+        )
+        self.url = self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(PATIENCE_S)
+        self._process.stdout.close()
+
+
+@dataclass
+class Locust:
+    """A Locust process."""
+
+    process: subprocess.Popen
+    output: str = ""
+    """What it printed so far, standard output."""
+    log: str = ""
+    """Likewise, standard error."""
+    readers: list[threading.Thread] = field(default_factory=list)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Wait for its end; its exit code."""
+        code = self.process.wait(timeout_s)
+        for reader in self.readers:
+            reader.join()
+        return code
+
+    def wait_for_log(self, pattern: str, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until a line of its log has that pattern."""
+        deadline = time.monotonic() + timeout_s
+        while not re.search(pattern, self.log):
+            assert time.monotonic() < deadline, f"waited for {pattern!r} in\n{self.log}"
+            assert self.process.poll() is None or re.search(pattern, self.log), f"{pattern!r} not in\n{self.log}"
+            time.sleep(0.05)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def stats(self) -> dict[tuple[str, str], dict]:
+        """Locust's own figures, as ``--json`` printed them, by method and name."""
+        found = re.search(r"^\[\n.*^\]$|^\[\]$", self.output, re.MULTILINE | re.DOTALL)
+        assert found, f"no --json in {self.output!r}, log:\n{self.log}"
+        return {(entry["method"], entry["name"]): entry for entry in json.loads(found[0])}
+
+
+class Locusts:
+    """Starts Locust processes in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Locust] = []
+
+    def start(self, locustfile: str, *options: str, environment: dict[str, str] | None = None, json: bool = True):
+        """Start Locust on the text of a locustfile."""
+        path = self.folder / "locustfile.py"
+        path.write_text(locustfile)
+        command = [sys.executable, "-m", "locust", "-f", str(path), *(["--json"] if json else []), *options]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd=self.folder,
+            env=clean_environment() | (environment or {}),
+        )
+        started = Locust(process)
+        started.readers = [
+            threading.Thread(target=_read, args=(process.stdout, started, "output"), daemon=True),
+            threading.Thread(target=_read, args=(process.stderr, started, "log"), daemon=True),
+        ]
+        for reader in started.readers:
+            reader.start()
+        self._started.append(started)
+        return started
+
+    def run(self, locustfile: str, *options: str, environment: dict[str, str] | None = None) -> Locust:
+        """Run Locust headless to its end."""
+        started = self.start(locustfile, "--headless", *options, environment=environment)
+        started.wait()
+        return started
+
+    def close(self) -> None:
+        """End those that are left."""
+        for started in self._started:
+            if started.process.poll() is None:
+                started.process.send_signal(signal.SIGKILL)
+            started.wait()
+            for stream in (started.process.stdout, started.process.stderr):
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _read(stream, started: Locust, name: str) -> None:
+    for line in stream:
+        setattr(started, name, getattr(started, name) + line)
+
+
+def sums(events: list[dict]) -> dict[tuple[str, str], dict]:
+    """The sums of endpoint events, by method and name, in the words of Locust's ``--json``."""
+    total = defaultdict(lambda: defaultdict(float))
+    for event in events:
+        entry = total[event["method"], event["name"]]
+        for name in ("num_requests", "num_failures", "total_response_time", "total_content_length"):
+            entry[name] += event[name]
+    return total
