@@ -24,19 +24,24 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "events.ndjson"
-        with subprocess.Popen(
-            [sys.executable, str(HERE / "server.py")], stdout=subprocess.PIPE, text=True
-        ) as server:
+        with subprocess.Popen([sys.executable, str(HERE / "server.py")], stdout=subprocess.PIPE, text=True) as server:
             host = server.stdout.readline().strip()
             print(f"Locust runs {options.users} users for {options.seconds} s against {host} ...", flush=True)
             locust = subprocess.run(
                 [
-                    *(sys.executable, "-m", "locust", "-f", str(HERE / "locustfile.py"), "--headless", "--only-summary"),
+                    *(
+                        sys.executable,
+                        "-m",
+                        "locust",
+                        "-f",
+                        str(HERE / "locustfile.py"),
+                        "--headless",
+                        "--only-summary",
+                    ),
                     *("-H", host, "-u", str(options.users), "-r", str(options.users), "-t", str(options.seconds)),
                     *("--json", "--newrelic-output", str(output), "--newrelic-interval", "5"),
                 ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 text=True,
                 check=False,
             )

@@ -1,7 +1,8 @@
 """A shop's visitors. The first line is all that New Relic needs."""
 
-import locust_newrelic  # noqa: F401
 from locust import FastHttpUser, between, task
+
+import locust_newrelic  # noqa: F401
 
 
 class Visitor(FastHttpUser):

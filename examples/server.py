@@ -8,6 +8,7 @@
 /flaky       503 for every tenth request
 """
 
+import contextlib
 import random
 import sys
 from itertools import count
@@ -53,7 +54,5 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         main()
-    except KeyboardInterrupt:
-        pass

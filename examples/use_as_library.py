@@ -6,9 +6,10 @@ The key comes from NEW_RELIC_LICENSE_KEY, as with the command; with LOCUST_NEWRE
 import sys
 
 import gevent
-import locust_newrelic
 from locust import HttpUser, between, task
 from locust.env import Environment
+
+import locust_newrelic
 
 
 class Visitor(HttpUser):

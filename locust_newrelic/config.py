@@ -120,7 +120,7 @@ def _number(lowest: float, highest: float, unit: str, kind: type = float) -> Cal
         except ValueError:
             number = math.nan
         if not lowest <= number <= highest:
-            msg = f"must be {lowest:g} to {highest:g}{unit}, got {value!r}"
+            msg = f"must be {lowest} to {highest}{unit}, got {value!r}"
             raise ConfigError(msg)
         return number
 
@@ -142,11 +142,12 @@ def _buckets(value: object) -> tuple[int, ...]:
     return buckets
 
 
-def _attribute(value: str) -> tuple[str, str]:
-    name, equals, text = (part.strip() for part in value.partition("="))
-    if not equals:
-        msg = f"must be KEY=VALUE, got {value!r}"
+def _attribute(item: object) -> tuple[str, str]:
+    pair = item.split("=", 1) if isinstance(item, str) else item
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        msg = f"must be KEY=VALUE, got {item!r}"
         raise ConfigError(msg)
+    name, text = (str(part).strip() for part in pair)
     reason = why_not_an_attribute(name)
     if reason:
         msg = f"{name!r} cannot be an attribute: {reason}"
@@ -158,11 +159,11 @@ def _attributes(value: object) -> dict[str, str]:
     if isinstance(value, str):
         value = [item for item in value.split(",") if item.strip()]
     if isinstance(value, Mapping):
-        value = [f"{name}={text}" for name, text in value.items()]
+        value = value.items()
     if not isinstance(value, Iterable):
         msg = f"must be KEY=VALUE, got {value!r}"
         raise ConfigError(msg)
-    attributes = dict(_attribute(item) if isinstance(item, str) else item for item in value)
+    attributes = dict(_attribute(item) for item in value if item is not None)  # None: an empty flag
     if len(attributes) > MOST_USER_ATTRIBUTES:
         msg = f"must be at most {MOST_USER_ATTRIBUTES} attributes, got {len(attributes)}"
         raise ConfigError(msg)
@@ -192,6 +193,7 @@ class Setting:
     own_variable: str | None = None
     """The environment variable that New Relic's tools use for it; it wins."""
     repeatable: bool = False
+    is_secret: bool = False
 
     @property
     def flag(self) -> str:
@@ -223,6 +225,7 @@ SETTINGS = (
         "New Relic license key (ingest). Without it, and without --newrelic-output, reporting is off. Rather use the"
         " variable: other users of the machine can read a command line.",
         "NEW_RELIC_LICENSE_KEY",
+        is_secret=True,
     ),
     Setting(
         "region",
@@ -382,7 +385,10 @@ class Config:
     def from_options(
         cls, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ, **settings: Any
     ) -> Config:
-        """The settings of Locust's parsed *options*; what they lack comes from *environ*; *settings* go before both."""
+        """The settings of Locust's parsed *options*; what they lack comes from *environ*; *settings* go before both.
+
+        None among *settings* means none, or the default.
+        """
         unknown = settings.keys() - {known.name for known in fields(cls)}
         if unknown:
             msg = f"no such setting: {', '.join(sorted(unknown))}"
@@ -398,7 +404,7 @@ class Config:
             elif setting.option not in options and variable is not None:
                 values[setting.field] = _checked(variable, setting.check, environ[variable])
 
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
 
 def _checked(source: str, check: Callable[[object], Any], value: object) -> Any:
@@ -411,7 +417,7 @@ def _checked(source: str, check: Callable[[object], Any], value: object) -> Any:
 
 def _region_of(license_key: str) -> str:
     """The region that a license key says: what stands before its first x (New Relic's agents do the same)."""
-    match = re.match(r"([a-z]{2,}[0-9]*)x", license_key)
+    match = re.match(r"([a-z]{2,}?[0-9]*)x", license_key)
     if not match:
         return "us"
     prefix = match[1].rstrip("0123456789")
@@ -446,8 +452,20 @@ def add_arguments(parser: Parser, environ: Mapping[str, str] = os.environ) -> No
             )
         else:
             group.add_argument(
-                setting.flag, type=_type(setting.check), metavar=setting.metavar, env_var=variable, **common
+                setting.flag,
+                action=_StoreSecret if setting.is_secret else "store",
+                type=_type(setting.check),
+                metavar=setting.metavar,
+                env_var=variable,
+                **common,
             )
+
+
+class _StoreSecret(argparse._AppendAction):
+    """Stores the value. For ConfigArgParse it appends: else it would print the value if a file has it as a list."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, values: object, __: object = None) -> None:
+        setattr(namespace, self.dest, values)
 
 
 def _type(check: Callable[[object], Any]) -> Callable[[str], Any]:

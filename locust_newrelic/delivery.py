@@ -27,6 +27,8 @@ CALL_TIMEOUT_S = 10.0
 """New Relic gives up a call after as long."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 16.0
+LONGEST_RETRY_AFTER_S = 300.0
+"""However long New Relic asks to wait: its limits are per minute, and events wait in a queue that is bounded."""
 
 
 class Transport(Protocol):
@@ -90,13 +92,13 @@ class Delivery:
         self._closing.set()
         self._wake.set()
         try:
-            if self.greenlet.dead and self.num_queued:  # a Ctrl-C may hit any greenlet
+            if self.greenlet.ready() and self.num_queued:  # a Ctrl-C may hit any greenlet
                 self.greenlet = gevent.spawn(self._run)
             self.greenlet.join(timeout_s)
         except KeyboardInterrupt:
             logger.warning("New Relic: interrupted while %d events were still to be sent", self.num_queued)
         finally:
-            self.greenlet.kill(block=False)
+            self.greenlet.kill(timeout=1)  # it must not go on with what is counted now
             for batch in self._batches:
                 self._give_up(batch, "not delivered in time")
             self._give_up(list(self._queue), "not delivered in time")
@@ -144,7 +146,12 @@ class Delivery:
     def _failed(self, outcome: Outcome) -> float:
         self._failures += 1
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
-        pause_s = backoff_s(self._failures) if outcome.retry_after_s is None else outcome.retry_after_s
+        if outcome.retry_after_s is not None:
+            pause_s = min(outcome.retry_after_s, LONGEST_RETRY_AFTER_S)
+        else:
+            pause_s = backoff_s(self._failures)
+            if self._closing.is_set():  # rather often than late: there may be little time left
+                pause_s = min(pause_s, FIRST_BACKOFF_S)
         logger.log(
             level,
             "New Relic: events cannot be sent to %s now: %s. They are kept (%d) and sent again; the test goes on.",
@@ -174,5 +181,7 @@ class Delivery:
             self._closing.wait(seconds)
             return True
 
-        gevent.sleep(max(min(seconds, self._remaining_s()), 0))
-        return self._remaining_s() > 0
+        if seconds < self._remaining_s():
+            gevent.sleep(seconds)
+            return True
+        return False

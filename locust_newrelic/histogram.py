@@ -6,7 +6,7 @@ adding counts. What an index means is the business of a :class:`Scale`, which ev
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Bins = dict[int, int]
 
-RELATIVE_ERROR = 0.005
+RELATIVE_ERROR = 0.009
 """The most by which a quantile between ``FINEST_MS`` and ``COARSEST_MS`` can be off, as a share of the true value."""
 
 FINEST_MS = 0.01
@@ -35,7 +35,7 @@ class Scale:
     relative-error guarantees", VLDB 2019), with a table of edges in place of the logarithm.
     """
 
-    __slots__ = ("edges", "limits_ms", "middles")
+    __slots__ = ("edges", "limits_ms", "middles", "tops")
 
     def __init__(self, limits_ms: Iterable[int] = ()) -> None:
         self.limits_ms = tuple(sorted(limits_ms))
@@ -51,6 +51,9 @@ class Scale:
             for lower, upper in zip([0.0, *self.edges], self.edges, strict=False)
         ]
 
+        self.tops = [bisect_left(self.edges, limit) for limit in self.limits_ms]
+        """The last bin within each limit."""
+
     def is_timed(self, index: int) -> bool:
         """Whether the bin of that index holds measurements."""
         return 0 < index < len(self.edges)
@@ -64,42 +67,58 @@ class Scale:
 
         bins[index] = bins.get(index, 0) + 1
 
-    def counts_within(self, bins: Mapping[int, int]) -> list[int]:
-        """For each of the limits how many response times were at or below it: exact, whatever the bins' width."""
-        tops = [bisect_left(self.edges, limit) for limit in self.limits_ms]
-        return [sum(count for index, count in bins.items() if index <= top) for top in tops]
+    def distribution(self, bins: Mapping[int, int]) -> Distribution:
+        """What the bins say."""
+        return Distribution(self, bins)
 
-    def quantiles(self, bins: Mapping[int, int], fractions: Sequence[float], *, low: float, high: float) -> list[float]:
+
+class Distribution:
+    """The response times of a histogram, in order: for its quantiles and its counts within limits."""
+
+    __slots__ = ("_indexes", "_scale", "_totals")
+
+    def __init__(self, scale: Scale, bins: Mapping[int, int]) -> None:
+        self._scale = scale
+        self._indexes = sorted(bins)
+        self._totals = list(accumulate(bins[index] for index in self._indexes))
+
+    def __len__(self) -> int:
+        return self._totals[-1] if self._totals else 0
+
+    def counts_within(self) -> list[int]:
+        """For each of the scale's limits how many response times are at or below it: exact, whatever the error."""
+        below = [0, *self._totals]
+        return [below[bisect_right(self._indexes, top)] for top in self._scale.tops]
+
+    def quantiles(self, fractions: Sequence[float], *, low: float, high: float) -> list[float]:
         """Response times in ms below which those *fractions* (0 to 1) of the requests lie.
 
         Between two neighbouring requests the value is interpolated linearly (Hyndman and Fan's type 7, what NumPy does
         by default). *low* and *high* are the exact smallest and largest response time, and no quantile is beyond them.
-        Raises ValueError if nothing was recorded.
+        Raises ValueError if there are no response times.
         """
-        indexes = sorted(bins)
-        totals = list(accumulate(bins[index] for index in indexes))
-        if not totals:
+        if not self._totals:
             msg = "no response times, no quantiles"
             raise ValueError(msg)
 
-        def at(rank: int) -> float:
-            """The response time of that rank, counted from 0."""
-            if rank == 0:
-                return low
-            if rank >= totals[-1] - 1:
-                return high
-            middle = self.middles[indexes[bisect_left(totals, rank + 1)]]
-            return min(max(middle, low), high)
-
         values = []
         for fraction in fractions:
-            position = fraction * (totals[-1] - 1)
+            position = fraction * (len(self) - 1)
             rank = int(position)
-            below = at(rank)
             share = position - rank
-            values.append(below + (at(rank + 1) - below) * share if share else below)
+            value = self._at(rank, low, high)
+            values.append(value + (self._at(rank + 1, low, high) - value) * share if share else value)
 
         return values
+
+    def _at(self, rank: int, low: float, high: float) -> float:
+        """The response time of that rank, counted from 0."""
+        if rank == 0:
+            return low
+        if rank >= len(self) - 1:
+            return high
+        middle = self._scale.middles[self._indexes[bisect_right(self._totals, rank)]]
+        return min(max(middle, low), high)
 
 
 def merge(bins: Bins, other: Mapping[int, int]) -> None:

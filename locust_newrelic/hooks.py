@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLD_INTERVAL_S = 1.0
-"""How often what the request listener puts aside is counted: more at once would hold Locust's event loop for longer."""
+LONGEST_PAUSE_S = 1.0
+"""How often the greenlet looks at the clock, which may be set."""
 
 LATE_REQUESTS_S = 1.0
 """How long after a test's stop its stop event waits for requests that listeners of ``test_stop`` still make."""
@@ -114,7 +114,7 @@ def _on_init(environment: Environment, **_: object) -> None:
         sys.stderr.write(f"locust: error: {error}\n")
         sys.exit(2)
     except Exception as error:
-        _log_unexpected(error)
+        _log_unexpected(error, "reporting is off")
 
 
 def _reporter_on(events: Events) -> Reporter | None:
@@ -129,13 +129,13 @@ def _take_options(parsed_options: Any) -> dict[str, Any]:
     return {name: options.pop(name) for name in list(options) if name.startswith(settings.PREFIX)}
 
 
-def _log_unexpected(error: BaseException) -> None:
+def _log_unexpected(error: BaseException, result: str = "the test goes on") -> None:
     """Log a fault of our own: where, but not what its text says, which may hold a secret."""
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
     where = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}" if at else "unknown place"
-    logger.error("New Relic: unexpected %s at %s; the test goes on", type(error).__name__, where)
+    logger.error("New Relic: unexpected %s at %s; %s", type(error).__name__, where, result)
 
 
 def _safe(listener: Listener) -> Listener:
@@ -409,8 +409,9 @@ class Reporter:
         )
 
     def _window_events(self, run: _Run, window: Window, interval: Interval) -> Iterator[NewRelicEvent]:
-        run.totals.add(window, interval.user_count)
-        yield from run.payload.window_events(window, interval)
+        for _ in window.settle():
+            gevent.sleep(0)
+        yield from run.payload.window_events(window, interval, run.totals)
 
     def _finish_run(self) -> None:
         """End the run: its last window, then the stop event, which tells of all its windows."""
@@ -490,7 +491,6 @@ class Reporter:
                 _log_unexpected(error)
 
     def _do_what_is_due(self) -> None:
-        self._recorder.fold()
         run = self._run
         if run is not None and run.stopped_s is not None and time.monotonic() >= run.stopped_s + LATE_REQUESTS_S:
             self._finish_run()
@@ -499,7 +499,7 @@ class Reporter:
 
     def _pause_s(self) -> float:
         to_boundary_s = (self._window_ms + self._interval_ms) / 1000 - time.time()
-        return min(max(to_boundary_s, 0.001), FOLD_INTERVAL_S)
+        return min(max(to_boundary_s, 0.001), LONGEST_PAUSE_S)
 
     def _make_events(self) -> None:
         """Turn what is noted into events and hand them on, with pauses for Locust's greenlets."""

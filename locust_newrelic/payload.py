@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
-from .window import Key, Numbers, merged
+from .window import Key, Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -104,10 +104,9 @@ class Totals:
     numbers: Numbers = field(default_factory=Numbers)
     peak_user_count: int = 0
 
-    def add(self, window: Window, user_count: int) -> None:
-        """Count a window, and the users seen at its end."""
-        for series in window.series.values():
-            self.numbers.merge(series.total())
+    def add(self, numbers: Numbers, user_count: int) -> None:
+        """Count a window's requests, and the users seen at its end."""
+        self.numbers.merge(numbers)
         self.peak_user_count = max(self.peak_user_count, user_count)
 
 
@@ -122,16 +121,20 @@ class Payload:
         self._limits = [f"le_{limit}" for limit in scale.limits_ms]
         self._common = {**attributes, "appName": app_name, "run_id": run_id, "test_name": test_name}
 
-    def window_events(self, window: Window, interval: Interval) -> Iterator[NewRelicEvent]:
-        """The events of one window, one by one, so that whoever asks for them can pause in between."""
+    def window_events(self, window: Window, interval: Interval, totals: Totals) -> Iterator[NewRelicEvent]:
+        """The events of one window, one by one, so that whoever asks for them can pause in between.
+
+        With the first of them the window is counted in the run's *totals*.
+        """
         seconds = max(interval.duration_s, 1.0)
         shared = {"interval_ms": round(interval.duration_s * 1000)}
-        totals = {key: series.total() for key, series in window.series.items()}
+        numbers = window.total()
+        totals.add(numbers, interval.user_count)
         yield self._event(
             SUMMARY,
             interval.start_ms,
             interval.stats_epoch,
-            self._summary(merged(totals.values()), seconds)
+            self._summary(numbers, seconds)
             | {
                 "user_count": interval.user_count,
                 "target_user_count": interval.target_user_count,
@@ -142,10 +145,10 @@ class Payload:
             | shared,
         )
         for key, series in window.series.items():
-            endpoint = self._endpoint(key, totals[key], seconds) | shared
+            endpoint = self._endpoint(key, series.total(), seconds) | shared
             yield self._event(REQUEST_STATISTICS, interval.start_ms, interval.stats_epoch, endpoint)
-            for status_code, numbers in series.statuses.items():
-                status = self._status(key, status_code, numbers)
+            for status_code, part in series.statuses.items():
+                status = self._status(key, status_code, part)
                 yield self._event(STATUS_CODE, interval.start_ms, interval.stats_epoch, status)
 
     def test_run(
@@ -219,12 +222,13 @@ class Payload:
 
     def _quantiles(self, numbers: Numbers, names: Sequence[str]) -> dict[str, Value | None]:
         """Quantiles under those names (none if nothing was timed) and the counts within the limits."""
-        counts: dict[str, Value | None] = dict(zip(self._limits, self._scale.counts_within(numbers.bins), strict=True))
-        if not numbers.bins:
+        distribution = self._scale.distribution(numbers.bins)
+        counts: dict[str, Value | None] = dict(zip(self._limits, distribution.counts_within(), strict=True))
+        if not distribution:
             return counts
 
-        values = self._scale.quantiles(numbers.bins, _QUANTILES, low=numbers.min_ms, high=numbers.max_ms)
-        return {**{name: round(value, 3) for name, value in zip(names, values, strict=True)}, **counts}
+        values = distribution.quantiles(_QUANTILES, low=numbers.min_ms, high=numbers.max_ms)
+        return {**{name: round(value, 4) for name, value in zip(names, values, strict=True)}, **counts}
 
 
 def acceptable(attributes: Mapping[str, object]) -> NewRelicEvent:

@@ -49,11 +49,10 @@ class Output:
         os.close(self._file)
 
     def _write(self, data: bytes) -> None:
-        self._between_lines = False
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
-        self._between_lines = True
+        done = 0
+        while done < len(data):
+            done += os.write(self._file, data[done:])
+            self._between_lines = data[done - 1 : done] == b"\n"
 
 
 def _is_stream(path: str) -> bool:

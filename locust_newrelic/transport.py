@@ -9,12 +9,13 @@ import ssl
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import gevent
 import urllib3
 from newrelic_telemetry_sdk import EventClient
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from .config import ConfigError
 
@@ -73,6 +74,21 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
+def proxy_for(url: str) -> urllib3.util.Url | None:
+    """The proxy that ``HTTPS_PROXY`` and ``NO_PROXY`` say for *url*. Raises ConfigError for one that cannot be used."""
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if not proxy:
+        return None
+    try:
+        parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+    except urllib3.exceptions.LocationParseError:  # its text may hold the proxy's password
+        parsed = urllib3.util.Url()
+    if parsed.scheme != "http" or not parsed.host:
+        msg = "HTTPS_PROXY: only http:// proxies can be used, like http://proxy.example:3128 (it is not shown here)"
+        raise ConfigError(msg)
+    return parsed._replace(port=parsed.port or 80)
+
+
 class Transport:
     """Sends batches of events to one Event API."""
 
@@ -114,29 +130,30 @@ class Transport:
 
 def _client_class(url: str, *, secure: bool) -> type[EventClient]:
     """The SDK's client, with what it leaves out: plain http (to the machine itself) and ``NO_PROXY``."""
-    proxy = select_proxy(url, get_environ_proxies(url)) if secure else None
-    if proxy and "://" not in proxy:
-        proxy = f"http://{proxy}"
-    parsed = urllib3.util.parse_url(proxy) if proxy else None
-    if parsed and parsed.scheme != "http":
-        msg = f"HTTPS_PROXY: only http:// proxies can be used, not {parsed.scheme}://"
-        raise ConfigError(msg)
-    headers = urllib3.make_headers(proxy_basic_auth=parsed.auth) if parsed and parsed.auth else None
+    proxy = proxy_for(url) if secure else None
+    headers = None
+    if proxy and proxy.auth:  # latin-1, as in make_headers: the very bytes that are percent-encoded in the URL
+        headers = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth, "latin-1"))
 
     class Client(EventClient):  # type: ignore[misc]
         POOL_CLS = urllib3.HTTPSConnectionPool if secure else urllib3.HTTPConnectionPool
 
         def _parse_proxy_settings(self, _: object = None) -> tuple[object, object]:
-            return parsed, headers
+            return proxy, headers
 
     return Client
 
 
 def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_bundle)
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except OSError:  # an ssl.SSLError too
+        msg = f"--newrelic-ca-bundle: no certificates (PEM) can be read from {ca_bundle}"
+        raise ConfigError(msg) from None
     paths = ssl.get_default_verify_paths()
     if ca_bundle is None and not (paths.cafile or paths.capath):  # a Python that knows no certificates of its system
         context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    context.check_hostname = False  # urllib3 does, and before version 2 cannot have both for an address without a name
     return context
 
 
@@ -150,8 +167,8 @@ def _reason(error: BaseException) -> str:
         cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__
 
     for cause in reversed(seen):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"certificate not trusted: {cause.verify_message}"
+        if isinstance(cause, (ssl.SSLCertVerificationError, CertificateError)):
+            return f"certificate not trusted: {getattr(cause, 'verify_message', 'it is for another host')}"
         if isinstance(cause, ssl.SSLError):
             return f"TLS failed ({cause.reason})"
         if isinstance(cause, socket.gaierror):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .histogram import LARGEST_MS, Bins, Scale, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 LONGEST_NAME = 4096
 """Characters of a method or a name that are kept: what New Relic stores of an attribute's value."""
@@ -28,8 +28,8 @@ NO_STATUS = 0
 LARGEST_CONTENT_LENGTH = 1 << 62
 """In bytes; what is beyond is no content length, and counts as 0."""
 
-LONGEST_PENDING = 2048
-"""Twice the requests of a kind that may wait to be counted: what bounds the memory when nothing calls ``fold``."""
+LONGEST_PENDING, MOST_PENDING = 2_000, 50_000
+"""Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
 
 _Pending = dict["int | None", dict[str, dict[str, list[Any]]]]
 """By status code, method and name: response time and content length of one request after the other."""
@@ -42,6 +42,14 @@ class Key(NamedTuple):
 
     method: str
     name: str
+
+
+class Kind(NamedTuple):
+    """What requests have in common that are counted together."""
+
+    key: Key
+    status_code: int
+    failed: bool
 
 
 OTHER = Key("", "(other)")
@@ -81,7 +89,10 @@ class Numbers:
         self.min_ms = min(self.min_ms, other.min_ms)
         self.max_ms = max(self.max_ms, other.max_ms)
         self.content_length += other.content_length
-        merge(self.bins, other.bins)
+        if self.bins:
+            merge(self.bins, other.bins)
+        else:
+            self.bins = dict(other.bins)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Numbers):
@@ -105,44 +116,156 @@ def merged(parts: Iterable[Numbers]) -> Numbers:
 class Series:
     """The requests of one key, per status code."""
 
-    __slots__ = ("statuses",)
+    __slots__ = ("_total", "statuses")
 
     def __init__(self) -> None:
         self.statuses: dict[int, Numbers] = {}
+        self._total: Numbers | None = None
+
+    def add(self, status_code: int, numbers: Numbers) -> None:
+        """Take *numbers* over as requests with that status code."""
+        self._total = None
+        if status_code in self.statuses:
+            self.statuses[status_code].merge(numbers)
+        else:
+            self.statuses[status_code] = numbers
 
     def total(self) -> Numbers:
-        """All of them together."""
-        if len(self.statuses) == 1:
-            return next(iter(self.statuses.values()))
-        return merged(self.statuses.values())
+        """All of them together; not to be changed."""
+        if self._total is None:
+            parts = list(self.statuses.values())
+            self._total = parts[0] if len(parts) == 1 else merged(parts)
+        return self._total
+
+
+class Counts:
+    """The numbers of a window by series and status code, and the requests that wait to be counted there."""
+
+    def __init__(self, scale: Scale, max_numbers: int) -> None:
+        self.numbers: dict[tuple[Key, int], Numbers] = {}
+        self.waiting: list[tuple[Kind, list[Any]]] = []
+        self._scale = scale
+        self._max_numbers = max_numbers
+
+    def __bool__(self) -> bool:
+        return bool(self.numbers or self.waiting)
+
+    def count(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
+        """Count one request."""
+        numbers = self._place(kind)
+        numbers.num_failures += kind.failed
+        numbers.content_length += content_length
+        try:
+            self._scale.record(numbers.bins, response_time_ms)
+        except ValueError:
+            numbers.num_untimed += 1
+            return
+
+        numbers.total_ms += response_time_ms
+        numbers.min_ms = min(numbers.min_ms, response_time_ms)
+        numbers.max_ms = max(numbers.max_ms, response_time_ms)
+
+    def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
+        """Count requests of a kind: response time and content length of one after the other, whatever they are."""
+        times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
+        try:
+            total_ms, content_length = sum(times), sum(lengths)
+            times.sort()
+            low_ms, high_ms = float(times[0]), float(times[-1])
+            # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
+            usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
+            usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
+            total_ms = float(total_ms)
+            numbers = self._place(kind)
+            bins = self._with_sorted(numbers.bins, times) if usual else {}
+        except Exception:
+            usual = False
+
+        if not usual:
+            for response_time, length in zip(times, lengths, strict=True):
+                if response_time is not _MISSING and length is not _MISSING:
+                    self.count(kind, _number(response_time), _length(length))
+            return
+
+        numbers.total_ms += total_ms
+        numbers.content_length += content_length
+        numbers.min_ms = min(numbers.min_ms, low_ms)
+        numbers.max_ms = max(numbers.max_ms, high_ms)
+        numbers.bins = bins
+        if kind.failed:
+            numbers.num_failures += len(times)
+
+    def _with_sorted(self, bins: Bins, times: list[float]) -> Bins:
+        """*bins*, which stay as they are, with *times* counted as well; neighbours share a lookup."""
+        edges = self._scale.edges
+        bins = dict(bins)
+        index, edge, count = 0, -math.inf, 0
+        for time in times:
+            if time > edge:
+                bins[index] = bins.get(index, 0) + count
+                index = bisect_left(edges, time, index)
+                edge, count = edges[index], 0
+            count += 1
+        bins[index] = bins.get(index, 0) + count
+        del bins[0]  # the nothing that was counted before the first
+
+        return bins
+
+    def _place(self, kind: Kind) -> Numbers:
+        """The numbers of that series and status code, or of the series alone once the window has too many."""
+        place = (kind.key, kind.status_code)
+        if place not in self.numbers and len(self.numbers) >= self._max_numbers:
+            place = (kind.key, NO_STATUS)
+
+        return self.numbers.setdefault(place, Numbers())
 
 
 class Window:
     """All that was recorded between two hand-overs, and how many names were hidden in ``OTHER`` by then."""
 
-    __slots__ = ("num_hidden_names", "series")
+    __slots__ = ("_counts", "_series", "num_hidden_names")
 
-    def __init__(self, num_hidden_names: int = 0) -> None:
-        self.series: dict[Key, Series] = {}
+    def __init__(self, num_hidden_names: int = 0, counts: Counts | None = None) -> None:
         self.num_hidden_names = num_hidden_names
+        self._counts = counts
+        self._series: dict[Key, Series] = {}
+
+    def settle(self) -> Iterator[None]:
+        """Count what still waits, with a step for each kind of request: time for others in between."""
+        counts = self._counts
+        while counts is not None and counts.waiting:
+            counts.count_many(*counts.waiting.pop())
+            yield
+
+        if self._counts is not None:
+            for (key, status_code), numbers in self._counts.numbers.items():
+                self.add(key, status_code, numbers)
+            self._counts = None
+
+    @property
+    def series(self) -> dict[Key, Series]:
+        """The series by key, settled."""
+        for _ in self.settle():
+            pass
+        return self._series
 
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests of that series and status code."""
-        statuses = self.series.setdefault(key, Series()).statuses
-        if status_code in statuses:
-            statuses[status_code].merge(numbers)
-        else:
-            statuses[status_code] = numbers
+        self._series.setdefault(key, Series()).add(status_code, numbers)
+
+    def total(self) -> Numbers:
+        """All requests of the window together."""
+        return merged(series.total() for series in self.series.values())
 
     def __bool__(self) -> bool:
-        return bool(self.series)
+        return bool(self._series or self._counts)
 
 
 class Distinct:
-    """How many different keys were seen, in constant memory: exact up to ``SIZE``, within some 3 % above.
+    """How many different keys were seen, in constant memory: exact up to ``SIZE``; above, the standard error is 3 %.
 
-    It keeps the ``SIZE`` smallest hashes and concludes from how closely they lie (Bar-Yossef, Jayram, Kumar, Sivakumar,
-    Trevisan: "Counting Distinct Elements in a Data Stream", RANDOM 2002).
+    It keeps the ``SIZE`` smallest hashes and one more, and concludes from how closely they lie (Bar-Yossef, Jayram,
+    Kumar, Sivakumar, Trevisan: "Counting Distinct Elements in a Data Stream", RANDOM 2002).
     """
 
     SIZE = 1024
@@ -158,7 +281,7 @@ class Distinct:
         if value in self._kept:
             return
 
-        if len(self._kept) < self.SIZE:
+        if len(self._kept) <= self.SIZE:
             self._kept.add(value)
             heapq.heappush(self._smallest, -value)
         elif value < -self._smallest[0]:
@@ -166,21 +289,21 @@ class Distinct:
             self._kept.remove(-heapq.heapreplace(self._smallest, -value))
 
     def __len__(self) -> int:
-        if len(self._kept) < self.SIZE:
+        if len(self._kept) <= self.SIZE:
             return len(self._kept)
-        return round((self.SIZE - 1) * self._SPAN / -self._smallest[0])
+        return round(self.SIZE * self._SPAN / -self._smallest[0])
 
 
 class Recorder:
     """Counts requests into the open window.
 
     :attr:`on_request` is the listener for Locust's ``events.request``: it takes whatever a custom client may fire, and
-    never raises. What it costs is added to every request that Locust makes, and no design is as cheap as this one:
+    never raises. What it costs is added to every request that Locust makes, and no design was found to be as cheap:
 
     - The listener only finds the list of its kind of request (by outcome, status code, method and name) and appends the
       response time and the content length to it. It is a closure over plain dicts, without a single attribute access.
-    - :meth:`fold` counts these lists at once, where sorting finds the extremes and lets neighbours share a lookup. It
-      wants to be called about once a second; a list that grows too long before is folded by the listener.
+    - A list that has become long is counted as a whole, which costs the less the longer it is. The others are handed
+      over with their window, to be counted later, bit by bit.
     - All that is unusual (the first request of its kind in a run, a value that is odd in any way) goes to
       :meth:`record`, which is as careful as it is slow.
     """
@@ -191,13 +314,15 @@ class Recorder:
         self._max_kinds = max_series * STATUS_CODES_PER_SERIES + MOST_STATUS_CODES
         self._admitted: set[Key] = set()
         self._hidden = Distinct()
-        self._numbers: dict[tuple[Key, int], Numbers] = {}
+        self._counts = Counts(scale, self._max_kinds)
         self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
-        self._num_pending = 0
-        self.on_request: Callable[..., None] = self._listener()
+        self._num_kinds = 0
+        self.on_request, self._set_longest = self._listener()
 
-    def _listener(self) -> Callable[..., None]:
-        (passed, failed), fold, record = self._pending, self.fold, self.record
+    def _listener(self) -> tuple[Callable[..., None], Callable[[int], None]]:
+        """The listener, and how to tell it the length from which a list is counted."""
+        (passed, failed), count_pending, record = self._pending, self._count_pending, self.record
+        longest = 2 * LONGEST_PENDING
 
         def on_request(
             request_type: Any = _MISSING,
@@ -213,16 +338,21 @@ class Recorder:
         ) -> None:
             try:
                 kinds = failed if exception else passed
-                pending = kinds[getattr(response, "status_code", None)][request_type][name]
+                status_code = getattr(response, "status_code", None)
+                pending = kinds[status_code][request_type][name]
             except Exception:
                 record(request_type, name, response_time, response_length, response, exception)
                 return
 
             pending += response_time, response_length  # in one step: a Ctrl-C between two would swap all that follow
-            if len(pending) > LONGEST_PENDING:
-                fold()
+            if len(pending) >= longest:
+                count_pending(pending, kinds is failed, status_code, request_type, name)
 
-        return on_request
+        def set_longest(requests: int) -> None:
+            nonlocal longest
+            longest = 2 * requests
+
+        return on_request, set_longest
 
     def record(
         self,
@@ -249,110 +379,50 @@ class Recorder:
         response_time_ms, length = _number(response_time), _length(response_length)
 
         key = self._admit(Key(method_text, name_text))
-        self._count(self._place(key, status_code), failed, response_time_ms, length)
+        self._counts.count(Kind(key, status_code, failed), response_time_ms, length)
 
         same = type(request_type) is type(name) is str and key == (request_type, name)
         if same and (seen is None or (type(seen) is int and seen == status_code)):
             self._expect(failed, seen, key)
 
-    def fold(self) -> None:
-        """Count what the listener has put aside."""
-        for failed, kinds in enumerate(self._pending):
-            for seen, methods in kinds.items():
-                status_code = NO_STATUS if seen is None else seen
-                for method, names in methods.items():
-                    for name, pending in names.items():
-                        if pending:
-                            self._fold(pending, failed, self._place(Key(method, name), status_code))
-
     def take(self) -> Window:
         """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
-        self.fold()
-        numbers, self._numbers = self._numbers, {}
-        window = Window(num_hidden_names=len(self._hidden))
-        for (key, status_code), counted in numbers.items():
-            window.add(key, status_code, counted)
-
-        return window
+        self._hand_over_pending()
+        counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
+        return Window(len(self._hidden), counts)
 
     def forget_names(self) -> None:
         """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
-        self.fold()
+        self._hand_over_pending()
         for kinds in self._pending:
             kinds.clear()  # in place: the listener holds these very dicts
-        self._num_pending = 0
+        self._num_kinds = 0
         self._admitted.clear()
         self._hidden = Distinct()
 
-    def _fold(self, pending: list[Any], failed: int, numbers: Numbers) -> None:
-        times, lengths = pending[::2], pending[1::2]
+    def _hand_over_pending(self) -> None:
+        """Leave what the listener has put aside to the open window."""
+        for failed, kinds in zip((False, True), self._pending, strict=True):
+            for status_code, methods in kinds.items():
+                for method, names in methods.items():
+                    for name, pending in names.items():
+                        if pending:
+                            names[name] = []
+                            self._counts.waiting.append((_kind(failed, status_code, method, name), pending))
+
+    def _count_pending(self, pending: list[Any], failed: bool, status_code: int | None, method: str, name: str) -> None:
+        """Count what the listener has put aside for one kind of request."""
+        requests = pending.copy()
         pending.clear()
-        try:
-            total_ms, content_length = sum(times), sum(lengths)
-            times.sort()
-            usual = times[0] >= 0 and times[-1] <= LARGEST_MS and total_ms < math.inf
-            usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
-            total_ms = numbers.total_ms + float(total_ms)
-            bins = self._bins_of_sorted(times) if usual else {}
-        except Exception:
-            usual = False
-
-        if not usual:
-            for response_time, length in zip(times, lengths, strict=True):
-                self._count(numbers, failed, _number(response_time), _length(length))
-            return
-
-        numbers.total_ms = total_ms
-        numbers.content_length += content_length
-        numbers.min_ms = min(numbers.min_ms, float(times[0]))
-        numbers.max_ms = max(numbers.max_ms, float(times[-1]))
-        merge(numbers.bins, bins)
-        if failed:
-            numbers.num_failures += len(times)
-
-    def _bins_of_sorted(self, times: list[float]) -> Bins:
-        edges = self._scale.edges
-        bins: Bins = {}
-        index = start = 0
-        end = len(times)
-        while start < end:
-            index = bisect_left(edges, times[start], index)
-            edge = edges[index]
-            stop = start + 1
-            while stop < end and times[stop] <= edge:
-                stop += 1
-            bins[index] = stop - start
-            start = stop
-
-        return bins
-
-    def _count(self, numbers: Numbers, failed: int, response_time_ms: float, length: float) -> None:
-        numbers.num_failures += failed
-        numbers.content_length += length
-        try:
-            self._scale.record(numbers.bins, response_time_ms)
-        except ValueError:
-            numbers.num_untimed += 1
-            return
-
-        numbers.total_ms += response_time_ms
-        numbers.min_ms = min(numbers.min_ms, response_time_ms)
-        numbers.max_ms = max(numbers.max_ms, response_time_ms)
-
-    def _place(self, key: Key, status_code: int) -> Numbers:
-        """The numbers of that series and status code, or of the series alone once the window has too many."""
-        place = (key, status_code)
-        if place not in self._numbers and len(self._numbers) >= self._max_kinds:
-            place = (key, NO_STATUS)
-
-        return self._numbers.setdefault(place, Numbers())
+        self._counts.count_many(_kind(failed, status_code, method, name), requests)
 
     def _expect(self, failed: bool, seen: int | None, key: Key) -> None:
         """Let the listener find requests like this one, as long as there is room."""
-        if self._num_pending < self._max_kinds:
+        if self._num_kinds < self._max_kinds:
             names = self._pending[failed].setdefault(seen, {}).setdefault(key.method, {})
-            self._num_pending += key.name not in names
+            self._num_kinds += key.name not in names
             names.setdefault(key.name, [])
+            self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
 
     def _admit(self, key: Key) -> Key:
         """The key itself while the run has room for it, else the one that all further names share."""
@@ -366,6 +436,11 @@ class Recorder:
         return OTHER
 
 
+def _kind(failed: bool, status_code: int | None, method: str, name: str) -> Kind:
+    """The kind of those requests for which the listener looks up these values."""
+    return Kind(Key(method, name), _status_code(status_code), failed)
+
+
 def _attribute(thing: object, name: str) -> object:
     """The attribute, or None if there is none or it cannot be read."""
     try:
@@ -375,13 +450,15 @@ def _attribute(thing: object, name: str) -> object:
 
 
 def _text(value: object) -> str:
-    """A name as text, at most ``LONGEST_NAME`` characters of it."""
-    try:
-        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    except Exception:
-        text = f"<{type(value).__name__}>"
+    """A name as text, at most ``LONGEST_NAME`` characters of it.
 
-    return str(text[:LONGEST_NAME])
+    Of a subclass of text, as an enumeration may be, it is the text that the value equals, whatever ``str`` makes of it.
+    """
+    try:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        return str.__str__(text if isinstance(text, str) else str(text))[:LONGEST_NAME]
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def _status_code(value: object) -> int:
@@ -415,4 +492,4 @@ def _length(value: object) -> float:
     number = _number(value)
     if not abs(number) < LARGEST_CONTENT_LENGTH:  # NaN is not below anything
         return 0
-    return int(value) if isinstance(value, int) else number
+    return int(number) if number.is_integer() else number

@@ -108,9 +108,7 @@ def make_certificate(folder: Path, name: str = "new-relic") -> Path:
     pem = folder / f"{name}.pem"
     pem.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return pem
 
@@ -246,7 +244,9 @@ class NewRelic:
             if status == 200 or answer.keep:
                 self.batches.append(batch)
                 self.events.extend(batch)
-            self.posts.append({"status": status, "headers": dict(request.headers), "bytes": len(body), "hung": answer.hang})
+            self.posts.append(
+                {"status": status, "headers": dict(request.headers), "bytes": len(body), "hung": answer.hang}
+            )
             self._changed.notify_all()
 
         if answer.hang:

@@ -263,8 +263,10 @@ EXITS = {
     "failures": ("", "/missing", [], 1),
     "failures that are fine": ("", "/missing", ["--exit-code-on-error", "0"], 0),
     "set by the locustfile": (
-        "from locust import events\n@events.quitting.add_listener\n"
-        "def decide(environment, **_): environment.process_exit_code = 7\n",
+        (
+            "from locust import events\n@events.quitting.add_listener\n"
+            "def decide(environment, **_): environment.process_exit_code = 7\n"
+        ),
         "/",
         [],
         7,
@@ -288,18 +290,14 @@ def test_the_exit_code_is_locusts(new_relic, locusts, target, case):
     assert locusts.run(locustfile.replace("import locust_newrelic", ""), *options).process.returncode == code
     assert locusts.run(locustfile, *options, environment=new_relic.environment()).process.returncode == code
     new_relic.always = type(new_relic).answering(500)
-    failing = locusts.run(
-        locustfile, *options, "--newrelic-flush-timeout", "1", environment=new_relic.environment()
-    )
+    failing = locusts.run(locustfile, *options, "--newrelic-flush-timeout", "1", environment=new_relic.environment())
     assert failing.process.returncode == code, failing.log
 
 
 def test_the_output_file(new_relic, locusts, target, tmp_path):
     """--newrelic-output holds the very events that New Relic got."""
     output = tmp_path / "events.ndjson"
-    locusts.run(
-        SIMPLE, "-H", target, "-t", "2", "--newrelic-output", str(output), environment=new_relic.environment()
-    )
+    locusts.run(SIMPLE, "-H", target, "-t", "2", "--newrelic-output", str(output), environment=new_relic.environment())
 
     written = [json.loads(line) for line in output.read_text().splitlines()]
     assert written == new_relic.events

@@ -28,7 +28,7 @@ class WebUI:
         self.locust.wait_for_log("Starting web interface")
         self._session = requests.Session()
         self._session.trust_env = False
-        until_it_listens = requests.adapters.Retry(20, backoff_factor=0.02, backoff_max=0.5)
+        until_it_listens = requests.adapters.Retry(10, backoff_factor=0.01)
         self._session.mount("http://", requests.adapters.HTTPAdapter(max_retries=until_it_listens))
         self.get("/")
 
@@ -37,13 +37,15 @@ class WebUI:
         assert answer.json()["success"], answer.text
 
     def stop(self):
-        assert self._session.post(f"{self.url}/stop", timeout=30).json()["success"]
+        assert self._press("/stop").json()["success"]
 
     def reset(self):
-        answer = self._session.post(f"{self.url}/stats/reset", timeout=30)
-        if answer.status_code == 405:  # as it was before Locust 2.40
-            answer = self.get("/stats/reset")
-        assert answer.text == "ok"
+        assert self._press("/stats/reset").text == "ok"
+
+    def _press(self, path):
+        """Press a button: a POST, but a GET before Locust 2.40."""
+        answer = self._session.post(f"{self.url}{path}", timeout=30)
+        return self.get(path) if answer.status_code == 405 else answer
 
     def get(self, path):
         return self._session.get(f"{self.url}{path}", timeout=30)

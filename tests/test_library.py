@@ -1,0 +1,322 @@
+"""Locust as a library, in this very process: attach, close, and listeners that survive everything."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+
+import gevent
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from locust import User, constant, task
+from locust import log as locust_log
+from locust.env import Environment
+from locusts import EXAMPLES, clean_environment
+from test_end_to_end import assert_same
+
+import locust_newrelic
+from locust_newrelic import ConfigError
+
+
+class Caller(User):
+    """Fires a request every 10 ms."""
+
+    wait_time = constant(0.01)
+
+    @task
+    def call(self):
+        self.environment.events.request.fire(
+            request_type="rpc", name=self.environment.host, response_time=1.5, response_length=10, exception=None
+        )
+
+
+def make_environment(host="here"):
+    """An environment with a local runner."""
+    environment = Environment(user_classes=[Caller], host=host)
+    environment.create_local_runner()
+    return environment
+
+
+def run_users(environment, requests=20):
+    """Let two users make some requests, and stop."""
+    environment.runner.start(2, spawn_rate=2)
+    with gevent.Timeout(30):
+        while environment.runner.state != "running" or environment.stats.total.num_requests < requests:
+            gevent.sleep(0.01)
+    environment.runner.quit()
+
+
+def written(path):
+    """The events in an output file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def endpoints(events):
+    """The endpoint events among them."""
+    return [event for event in events if event["eventType"] == "LocustRequestStatistics"]
+
+
+def own_figures(environment):
+    """Locust's figures, as --json has them."""
+    return {(entry["method"], entry["name"]): entry for entry in environment.stats.serialize_stats()}
+
+
+def test_attach_reports_until_close(tmp_path):
+    """What the environment does between attach and close is reported, and nothing after."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=1)
+    run_users(environment)
+    own = own_figures(environment)
+    reporter.close()
+    run_users_again = written(tmp_path / "events")
+    environment.events.request.fire(request_type="rpc", name="late", response_time=1, response_length=1)
+    reporter.close()
+
+    assert_same(endpoints(written(tmp_path / "events")), own)
+    assert written(tmp_path / "events") == run_users_again
+
+
+def test_attach_delivers_to_new_relic(new_relic):
+    """With a key the events go to New Relic; the settings may be given as text or as what they stand for."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(
+        environment,
+        license_key=new_relic.license_key,
+        endpoint=new_relic.url,
+        ca_bundle=new_relic.certificate,
+        interval_s="1",
+        attributes={"build": "17"},
+    )
+    run_users(environment)
+    own = own_figures(environment)
+    reporter.close()
+
+    assert_same(new_relic.of_type("LocustRequestStatistics"), own)
+    assert {event["build"] for event in new_relic.events} == {"17"}
+    assert new_relic.license_key not in repr(reporter) + repr(vars(reporter))
+
+
+def test_two_environments_do_not_meet(tmp_path):
+    """Two environments in one process, each with events of its own, are reported apart."""
+    here, there = make_environment("here"), make_environment("there")
+    reporters = [
+        locust_newrelic.attach(here, output=str(tmp_path / "here"), app_name="one"),
+        locust_newrelic.attach(there, output=str(tmp_path / "there"), app_name="two"),
+    ]
+    gevent.joinall([gevent.spawn(run_users, here), gevent.spawn(run_users, there, 40)], raise_error=True)
+    own = own_figures(here), own_figures(there)
+    for reporter in reporters:
+        reporter.close()
+
+    for name, app_name, figures in (("here", "one", own[0]), ("there", "two", own[1])):
+        events = written(tmp_path / name)
+        assert_same(endpoints(events), figures)
+        assert {event["appName"] for event in events} == {app_name}
+
+
+def test_attaching_twice(tmp_path):
+    """A second attach gives the same reporter; after close, the next attach gives a new one."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+
+    assert locust_newrelic.attach(environment) is reporter
+    reporter.close()
+    second = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    assert second is not reporter
+    second.close()
+
+
+def test_shared_events_are_refused(tmp_path, caplog):
+    """Another environment with the same events would be counted twice: attach says so, and init goes on without."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    other = Environment(events=environment.events)
+
+    with pytest.raises(ConfigError, match="same events"):
+        locust_newrelic.attach(other)
+    locust_newrelic.hooks._on_init(other)
+    assert "same events" in caplog.text
+    reporter.close()
+
+
+def test_close_leaves_no_trace(tmp_path):
+    """After close, the environment's hooks, statistics and the process's signals are as they were before attach."""
+    environment = make_environment()
+
+    def state():
+        hooks = {name: list(hook._handlers) for name, hook in vars(environment.events).items() if hasattr(hook, "fire")}
+        return hooks, dict(vars(environment.stats)), signal.getsignal(signal.SIGINT), vars(environment.events).keys()
+
+    before = state()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    assert state() != before
+    reporter.close()
+    assert state() == before
+
+
+def test_attaching_while_users_run(tmp_path):
+    """Attached in the middle of a test, everything from then on is reported."""
+    environment = make_environment()
+    environment.runner.start(2, spawn_rate=2)
+    with gevent.Timeout(30):
+        while environment.stats.total.num_requests < 5:
+            gevent.sleep(0.01)
+    environment.stats.clear_all()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    run_users(environment)
+    own = own_figures(environment)
+    reporter.close()
+
+    assert_same(endpoints(written(tmp_path / "events")), own)
+
+
+def test_off_without_a_key(monkeypatch, caplog):
+    """Without a key attach gives a reporter that does nothing, and says how to turn it on."""
+    caplog.set_level(logging.INFO)
+    environment = make_environment()
+    before = len(environment.events.request._handlers)
+    reporter = locust_newrelic.attach(environment)
+
+    assert not reporter.is_on
+    assert len(environment.events.request._handlers) == before
+    assert "NEW_RELIC_LICENSE_KEY" in caplog.text
+    reporter.close()
+
+
+def test_settings_from_the_environment(tmp_path, monkeypatch):
+    """What attach is not told comes from the environment variables."""
+    monkeypatch.setenv("LOCUST_NEWRELIC_OUTPUT", str(tmp_path / "events"))
+    monkeypatch.setenv("NEW_RELIC_APP_NAME", "from the environment")
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment)
+    run_users(environment)
+    reporter.close()
+
+    assert {event["appName"] for event in written(tmp_path / "events")} == {"from the environment"}
+
+
+def test_requests_of_other_listeners_count_in_their_run(tmp_path):
+    """What listeners of test_start and test_stop request belongs to the run that starts or has stopped."""
+    environment = make_environment()
+
+    def request(name):
+        environment.events.request.fire(request_type="rpc", name=name, response_time=1, response_length=1)
+
+    environment.events.test_start.add_listener(lambda **_: request("set up"))
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), run_id="r")
+    environment.events.test_stop.add_listener(lambda **_: request("tear down"))
+    figures = {}
+    for run_id in ("r", "r-2"):
+        run_users(environment)
+        figures[run_id] = own_figures(environment)
+        environment.runner.greenlet = type(environment.runner.greenlet)()
+    reporter.close()
+
+    for run_id, own in figures.items():
+        events = [event for event in endpoints(written(tmp_path / "events")) if event["run_id"] == run_id]
+        assert {name for _, name in own} == {"here", "set up", "tear down"}
+        assert_same(events, own)
+
+
+class Odd:
+    """Raises at whatever is asked of it."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __bool__(self):
+        raise RuntimeError
+
+    def __str__(self):
+        raise RuntimeError
+
+    __repr__ = __float__ = __int__ = __hash__ = __str__
+
+    def __eq__(self, other):
+        raise RuntimeError
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.builds(Odd),
+    st.lists(st.integers()),
+    st.dictionaries(st.text(), st.integers()),
+)
+fired = st.dictionaries(
+    st.sampled_from(
+        "request_type name response_time response_length response exception context start_time url environment"
+        " user_count exit_code user_instance tb else".split()
+    ),
+    anything,
+)
+
+
+@given(fires=st.lists(st.tuples(st.sampled_from(["request", "test_start", "test_stop", "test_stopping",
+                                                 "spawning_complete", "reset"]), fired), max_size=30))  # fmt: skip
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+def test_our_listeners_never_raise(tmp_path, fires):
+    """Whatever is fired, in whatever order, Locust sees no exception of ours: its exit code does not change."""
+    environment = make_environment()
+    for name in ("request", "spawning_complete"):
+        getattr(environment.events, name)._handlers.clear()  # Locust's own, which do raise
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    locust_log.unhandled_greenlet_exception = False
+    for name, arguments in fires:
+        if name == "reset":
+            environment.stats.reset_all()
+        else:
+            getattr(environment.events, name).fire(**arguments)
+    reporter.close()
+
+    assert locust_log.unhandled_greenlet_exception is False
+
+
+@pytest.mark.parametrize("missing", ["request_type", "name", "response_time", "response_length"])
+def test_a_request_that_locust_cannot_count(tmp_path, missing):
+    """A fired request without an argument that Locust requires is counted by neither."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    environment.events.test_start.fire(environment=environment)
+    complete = {"request_type": "rpc", "name": "n", "response_time": 1, "response_length": 1}
+    environment.events.request.fire(**{name: value for name, value in complete.items() if name != missing})
+    reporter.close()
+
+    assert environment.stats.total.num_requests == 0
+    assert endpoints(written(tmp_path / "events")) == []
+
+
+def test_the_example(target, tmp_path):
+    """examples/use_as_library.py runs, and writes what it did."""
+    output = tmp_path / "events"
+    subprocess.run(
+        [sys.executable, str(EXAMPLES / "use_as_library.py"), target, "2"],
+        env=clean_environment() | {"LOCUST_NEWRELIC_OUTPUT": str(output)},
+        check=True,
+        timeout=60,
+    )
+
+    (stop,) = [event for event in written(output) if event.get("phase") == "stop"]
+    assert stop["num_requests"] == sum(event["num_requests"] for event in endpoints(written(output))) > 0
+    assert stop["appName"] == "Library"
+
+
+def test_the_demo():
+    """examples/demo.py, which `make run` calls, finds the counts equal."""
+    demo = subprocess.run(
+        [sys.executable, str(EXAMPLES / "demo.py"), "--seconds", "3", "--users", "5"],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert demo.returncode == 0, demo.stderr
+    assert "The counts are equal to the last request." in demo.stdout

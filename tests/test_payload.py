@@ -1,0 +1,456 @@
+"""Every event is what New Relic takes, and says what its window says."""
+
+import json
+import math
+import re
+import time
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from new_relic import MOST_ATTRIBUTES, NRQL_WORDS, why_refused
+
+from locust_newrelic.config import MOST_BUCKETS
+from locust_newrelic.histogram import Scale
+from locust_newrelic.payload import (
+    LONGEST_NAME,
+    MOST_USER_ATTRIBUTES,
+    OWN_NAMES,
+    PHASE_START,
+    PHASE_STOP,
+    Interval,
+    Payload,
+    Totals,
+    acceptable,
+    why_not_an_attribute,
+)
+from locust_newrelic.window import Recorder
+
+SCALE = Scale((100, 1000))
+NOW_MS = int(time.time()) * 1000
+
+EVERY_EVENT = set("eventType timestamp appName run_id test_name stats_epoch seq".split())
+TIMED_SUMMARY = set(
+    "latency_avg latency_min latency_max latency_p50 latency_p90 latency_p95 latency_p99 latency_p999".split()
+)
+SUMMARY = EVERY_EVENT | set(
+    "num_requests num_failures error_rate rps fail_per_sec user_count target_user_count worker_count state interval_ms"
+    " content_length le_100 le_1000".split()
+)
+TIMED_ENDPOINT = set(
+    "avg_response_time min_response_time max_response_time median_response_time ninetieth_response_time"
+    " response_time_p95 response_time_p99 response_time_p999".split()
+)
+ENDPOINT = EVERY_EVENT | set(
+    "method name safe_name num_requests num_failures error_rate current_rps current_fail_per_sec total_response_time"
+    " avg_content_length total_content_length interval_ms le_100 le_1000".split()
+)
+STATUS_CODE = EVERY_EVENT | set(
+    "method name status_code status_class num_requests num_failures total_response_time".split()
+)
+RUN = EVERY_EVENT | TIMED_SUMMARY | set(
+    "phase duration_ms num_requests num_failures error_rate rps fail_per_sec content_length le_100 le_1000"
+    " peak_user_count events_lost events_lost_queue_full events_lost_HTTP_403".split()
+)  # fmt: skip
+
+
+class Request(SimpleNamespace):
+    """What is fired of a request."""
+
+    def __init__(self, time_ms=10.0, method="GET", name="/", status_code=200, length=100, failed=False):
+        super().__init__(
+            time_ms=time_ms, method=method, name=name, status_code=status_code, length=length, failed=failed
+        )
+
+
+texts = st.text(st.characters(), max_size=20) | st.sampled_from(["ä" * 3000, "<" * 4096, "\ud800" * 4096, "\0", "end"])
+requests = st.builds(
+    Request,
+    time_ms=st.none() | st.floats() | st.floats(0, 1e15) | st.floats(0, 1e4),
+    method=texts,
+    name=texts,
+    status_code=st.none() | st.integers(-1, 10_000) | st.sampled_from([200, 404, 500]),
+    length=st.none() | st.integers() | st.integers(0, 1 << 62) | st.floats(),
+    failed=st.booleans(),
+)
+windows = st.lists(requests, max_size=20)
+intervals = st.builds(
+    Interval,
+    start_ms=st.just(NOW_MS),
+    duration_s=st.floats(0, 86_400),
+    stats_epoch=st.integers(0, 10),
+    user_count=st.integers(0, 10**6),
+    target_user_count=st.integers(0, 10**6),
+    worker_count=st.integers(0, 1000),
+    state=st.sampled_from(["ready", "spawning", "running", "stopped"]),
+)
+
+
+def make_window(fired, max_series=1000):
+    """The window of those requests."""
+    recorder = Recorder(SCALE, max_series)
+    for request in fired:
+        recorder.on_request(
+            request.method,
+            request.name,
+            request.time_ms,
+            request.length,
+            SimpleNamespace(status_code=request.status_code),
+            request.failed,
+        )
+    return recorder.take()
+
+
+def make_payload(scale=SCALE, **attributes):
+    """The payload of a run."""
+    return Payload(scale, app_name="Shop", run_id="run-1", test_name="checkout", attributes=attributes)
+
+
+def make_interval(duration_s=10.0):
+    """An interval that was open for so long."""
+    return Interval(NOW_MS, duration_s, 3, user_count=5, target_user_count=7, worker_count=2, state="running")
+
+
+def events_of(fired, interval=None, payload=None, totals=None):
+    """The events of the window of those requests."""
+    payload, interval = payload or make_payload(), interval or make_interval()
+    return list(payload.window_events(make_window(fired), interval, Totals() if totals is None else totals))
+
+
+def of_type(events, event_type):
+    """Those of a type."""
+    return [event for event in events if event["eventType"] == event_type]
+
+
+def parts_of(events):
+    """The summary, the endpoints' events, and the status codes'."""
+    (summary,) = of_type(events, "LocustSummary")
+    return summary, of_type(events, "LocustRequestStatistics"), of_type(events, "LocustStatusCode")
+
+
+def stop_of(windows_of_requests, duration_s=60.0, lost=None):
+    """The stop event of a run with those windows."""
+    payload, totals = make_payload(), Totals()
+    for fired in windows_of_requests:
+        events_of(fired, payload=payload, totals=totals)
+    return payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, duration_s, lost or {}))
+
+
+@given(windows, intervals)
+def test_new_relic_takes_every_event(fired, interval):
+    """Whatever was requested, each event is one that New Relic stores, and survives the way as JSON."""
+    for event in [*events_of(fired, interval), stop_of([fired], interval.duration_s, {"refused HTTP 403": 7})]:
+        assert why_refused(event) is None
+        assert json.loads(json.dumps(event, allow_nan=False)) == event
+
+
+@given(windows, intervals)
+def test_sums(fired, interval):
+    """The endpoints' events add up to the summary, and so do the status codes', and all were requested."""
+    summary, endpoints, status_codes = parts_of(events_of(fired, interval))
+
+    def sums(events, *names):
+        return tuple(sum(event[name] for event in events) for name in names)
+
+    counts = (len(fired), sum(request.failed for request in fired))
+    times = [request.time_ms for request in fired if request.time_ms is not None and 0 <= request.time_ms <= 1e15]
+    assert sums([summary], "num_requests", "num_failures") == counts
+    assert sums(endpoints, "num_requests", "num_failures") == counts
+    assert sums(status_codes, "num_requests", "num_failures") == counts
+    assert sums([summary], "le_100", "le_1000") == sums(endpoints, "le_100", "le_1000")
+    assert sums(endpoints, "le_100") == (sum(time_ms <= 100 for time_ms in times),)
+    assert sums(endpoints, "total_response_time") == pytest.approx((math.fsum(times),))
+    assert sums(status_codes, "total_response_time") == pytest.approx((math.fsum(times),))
+
+
+def test_names_of_attributes():
+    """The events' types and attributes are those of the data dictionary: no more, no less."""
+    fired = [Request(), Request(None, failed=True, status_code=None)]
+    summary, (endpoint,), status_codes = parts_of(events_of(fired))
+    stop = stop_of([fired], lost={"queue full": 1, "HTTP 403": 2})
+
+    assert summary.keys() == SUMMARY | TIMED_SUMMARY
+    assert endpoint.keys() == ENDPOINT | TIMED_ENDPOINT
+    assert [event.keys() for event in status_codes] == [STATUS_CODE] * 2
+    assert (stop["eventType"], stop.keys()) == ("LocustTestRun", RUN)
+
+
+def test_own_names():
+    """Every name we use is known as ours, so that no user's attribute hides it, and none is a word of NRQL."""
+    own = SUMMARY | TIMED_SUMMARY | ENDPOINT | TIMED_ENDPOINT | STATUS_CODE | RUN | {"num_hidden_names"}
+
+    assert {name for name in own if why_not_an_attribute(name) is None} == set()
+    assert {name for name in own - OWN_NAMES if not re.match(r"le_|events_lost_", name)} == {"eventType", "timestamp"}
+    assert {name.lower() for name in own | OWN_NAMES} & NRQL_WORDS == set()
+
+
+def test_what_a_window_says():
+    """The figures of a small window, one by one."""
+    fired = [Request(50.0), Request(100), Request(300.0, status_code=503, failed=True), Request(None, length=0)]
+    fired += [Request(3000.0, "POST", "/<b>&")]
+    summary, endpoints, status_codes = parts_of(events_of(fired, make_interval(duration_s=2.5)))
+    get, post = sorted(endpoints, key=lambda event: event["method"])
+
+    assert summary == {
+        "eventType": "LocustSummary",
+        "timestamp": NOW_MS,
+        "appName": "Shop",
+        "run_id": "run-1",
+        "test_name": "checkout",
+        "stats_epoch": 3,
+        "seq": 1,
+        "num_requests": 5,
+        "num_failures": 1,
+        "error_rate": 0.2,
+        "rps": 2.0,
+        "fail_per_sec": 0.4,
+        "content_length": 400,
+        "latency_avg": 862.5,
+        "latency_min": 50.0,
+        "latency_max": 3000.0,
+        "latency_p50": pytest.approx(200, rel=0.01),
+        "latency_p90": pytest.approx(2190, rel=0.01),
+        "latency_p95": pytest.approx(2595, rel=0.01),
+        "latency_p99": pytest.approx(2919, rel=0.01),
+        "latency_p999": pytest.approx(2991.9, rel=0.01),
+        "le_100": 2,
+        "le_1000": 3,
+        "user_count": 5,
+        "target_user_count": 7,
+        "worker_count": 2,
+        "state": "running",
+        "interval_ms": 2500,
+    }
+    assert {name: get[name] for name in ENDPOINT | TIMED_ENDPOINT if name not in EVERY_EVENT} == {
+        "method": "GET",
+        "name": "/",
+        "safe_name": "/",
+        "num_requests": 4,
+        "num_failures": 1,
+        "error_rate": 0.25,
+        "current_rps": 1.6,
+        "current_fail_per_sec": 0.4,
+        "avg_response_time": 150.0,
+        "min_response_time": 50.0,
+        "max_response_time": 300.0,
+        "median_response_time": pytest.approx(100, rel=0.01),
+        "ninetieth_response_time": pytest.approx(260, rel=0.01),
+        "response_time_p95": pytest.approx(280, rel=0.01),
+        "response_time_p99": pytest.approx(296, rel=0.01),
+        "response_time_p999": pytest.approx(299.6, rel=0.01),
+        "total_response_time": 450.0,
+        "avg_content_length": 75.0,
+        "total_content_length": 300,
+        "le_100": 2,
+        "le_1000": 3,
+        "interval_ms": 2500,
+    }
+    assert (post["name"], post["safe_name"]) == ("/<b>&", "/&lt;b&gt;&amp;")
+    assert sorted(
+        (event["method"], event["status_code"], event["num_requests"], event["num_failures"]) for event in status_codes
+    ) == [("GET", 200, 3, 0), ("GET", 503, 1, 1), ("POST", 200, 1, 0)]
+
+
+def test_a_window_without_requests():
+    """A stall is a summary that says zero, without response times."""
+    (summary,) = events_of([])
+
+    assert summary.keys() == SUMMARY
+    assert {name: summary[name] for name in ("num_requests", "num_failures", "error_rate", "rps", "le_100")} == {
+        "num_requests": 0, "num_failures": 0, "error_rate": 0.0, "rps": 0.0, "le_100": 0
+    }  # fmt: skip
+
+
+def test_requests_without_times():
+    """Requests without a response time are counted; of response times nothing is said."""
+    summary, (endpoint,), _ = parts_of(events_of([Request(None), Request(math.nan)]))
+
+    assert summary.keys() == SUMMARY
+    assert endpoint.keys() == ENDPOINT
+    assert (endpoint["num_requests"], endpoint["total_response_time"]) == (2, 0.0)
+
+
+@pytest.mark.parametrize("time_ms", [1.4, 14.6, 1234.56, 3_599_999.0])
+def test_percentiles(time_ms):
+    """In the events, too, percentiles are within 1 % of the truth."""
+    fired = [Request(time_ms * factor) for factor in (0.5, 1, 1, 1, 2)]
+    summary, (endpoint,), _ = parts_of(events_of(fired))
+
+    assert summary["latency_p50"] == endpoint["median_response_time"] == pytest.approx(time_ms, rel=0.01)
+    assert summary["latency_p95"] == endpoint["response_time_p95"] == pytest.approx(1.8 * time_ms, rel=0.01)
+
+
+def test_hidden_names():
+    """The summary says how many names share the series of the others."""
+    window = make_window([Request(name=name) for name in "abcc"], max_series=1)
+    summary, endpoints, _ = parts_of(list(make_payload().window_events(window, make_interval(), Totals())))
+
+    assert summary["num_hidden_names"] == 2
+    assert sorted((event["name"], event["num_requests"]) for event in endpoints) == [("(other)", 3), ("a", 1)]
+
+
+@pytest.mark.parametrize(("duration_s", "seconds"), [(0.0, 1), (0.25, 1), (1.0, 1), (2.5, 2.5), (10.0, 10)])
+def test_rates(duration_s, seconds):
+    """Rates use the time that the window was really open, but at least 1 s; the event tells that time as it is."""
+    fired = [Request(failed=number < 20) for number in range(100)]
+    summary, (endpoint,), _ = parts_of(events_of(fired, make_interval(duration_s)))
+    stop = stop_of([fired], duration_s)
+
+    assert (summary["rps"], summary["fail_per_sec"]) == (100 / seconds, 20 / seconds)
+    assert (endpoint["current_rps"], endpoint["current_fail_per_sec"]) == (100 / seconds, 20 / seconds)
+    assert (stop["rps"], stop["fail_per_sec"]) == (100 / seconds, 20 / seconds)
+    assert summary["interval_ms"] == endpoint["interval_ms"] == stop["duration_ms"] == duration_s * 1000
+
+
+def test_seq():
+    """The events of a run are numbered from 1, without gaps, whatever they are."""
+    payload = make_payload()
+    events = [payload.test_run(PHASE_START, NOW_MS, 0, {})]
+    for fired in ([], [Request(), Request(name="/b")], []):
+        events += events_of(fired, payload=payload)
+    events.append(payload.test_run(PHASE_STOP, NOW_MS, 0, {}))
+
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert len(events) == 9
+
+
+@pytest.mark.parametrize(
+    ("status_code", "told"),
+    [
+        (None, (0, "none")), (0, (0, "none")), (99, (99, "none")), (100, (100, "1xx")), (204, (204, "2xx")),
+        (399, (399, "3xx")), (404, (404, "4xx")), (599, (599, "5xx")), (600, (600, "none")), (10_000, (0, "none")),
+    ],
+)  # fmt: skip
+def test_status_class(status_code, told):
+    """A status code belongs to its hundred, or to none."""
+    (event,) = of_type(events_of([Request(status_code=status_code)]), "LocustStatusCode")
+
+    assert (event["status_code"], event["status_class"]) == told
+
+
+def test_status_codes_are_integers():
+    """Each is sent as a number, as is every count."""
+    for event in events_of([Request(status_code=200.0), Request(status_code=True)]):
+        for name in event.keys() & {"status_code", "num_requests", "num_failures", "le_100", "seq", "timestamp"}:
+            assert type(event[name]) is int, name
+
+
+@given(st.lists(windows, max_size=4))
+def test_whole_run(windows_of_requests):
+    """The stop event says of all windows together what one summary would say of all their requests."""
+    stop = stop_of(windows_of_requests, duration_s=10.0)
+    (summary, *_) = events_of([request for fired in windows_of_requests for request in fired])
+    shared = (summary.keys() - EVERY_EVENT) & stop.keys()
+
+    assert shared >= TIMED_SUMMARY & summary.keys() | {"num_requests", "num_failures", "error_rate", "rps", "le_100"}
+    assert {name: stop[name] for name in shared} == pytest.approx({name: summary[name] for name in shared})
+
+
+def test_what_a_stop_says():
+    """How long it took, the most users at a time, and what was lost on the way, by reason."""
+    payload, totals = make_payload(), Totals()
+    for user_count in (3, 8, 0):
+        interval = Interval(NOW_MS, 10.0, 0, user_count, 10, 0, "running")
+        events_of([Request()], interval, payload, totals)
+    stop = payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, 29.9996, {"queue full": 2, "HTTP 403": 3}))
+
+    names = "phase num_requests duration_ms peak_user_count events_lost events_lost_queue_full events_lost_HTTP_403"
+    assert [stop[name] for name in names.split()] == ["stop", 3, 30_000, 8, 5, 2, 3]
+
+
+def test_facts_of_a_run():
+    """What is said of a run goes into the event, unless it is not known."""
+    event = make_payload().test_run(PHASE_START, NOW_MS, 2, {"target_host": None, "user_count": 3})
+
+    assert event.keys() == EVERY_EVENT | {"phase", "user_count"}
+    assert (event["phase"], event["user_count"], event["stats_epoch"]) == ("start", 3, 2)
+
+
+def test_the_users_attributes():
+    """Each event carries them; of our own attributes they replace none."""
+    payload = make_payload(build="1234", team="\ud800", appName="not ours")
+    for event in [*events_of([Request()], payload=payload), payload.test_run(PHASE_START, NOW_MS, 0, {})]:
+        assert (event["build"], event["team"], event["appName"]) == ("1234", "?", "Shop")
+
+
+def test_as_many_attributes_as_may_be():
+    """With all the attributes and limits that a user may have, an event has not too many."""
+    scale = Scale(range(1, MOST_BUCKETS + 1))
+    payload = make_payload(scale, **{f"a{number}": "x" for number in range(MOST_USER_ATTRIBUTES)})
+    lost = {f"reason {number}": 1 for number in range(50)}
+    stop = payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(Totals(), 1.0, lost))
+    events = [*events_of([Request()], payload=payload), stop]
+
+    assert max(map(len, events)) > MOST_USER_ATTRIBUTES + MOST_BUCKETS
+    assert max(map(len, events)) < MOST_ATTRIBUTES
+
+
+class Text(str):
+    """Text, and more."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [
+        (True, "true"), (False, "false"), (0, 0), (-3, -3), (0.5, 0.5), ("", ""), ("text", "text"),
+        (2**63 - 1, 2**63 - 1), (2**63, 2**63 - 1), (-(2**70), 1 - 2**63), (10**400, 2**63 - 1), (1e300, 1e300),
+        (Decimal("1.50"), "1.50"), ([1, "a"], "[1, 'a']"), (b"a", "b'a'"), (["x" * 5000], "['" + "x" * 4094),
+        ("x" * 4096, "x" * 4096), ("x" * 4097, "x" * 4096), ("ä" * 4096, "ä" * 2048), ("xä" * 2000, "xä" * 1365 + "x"),
+        ("x" + "ä" * 4096, "x" + "ä" * 2047), ("\N{GRINNING FACE}" * 1025, "\N{GRINNING FACE}" * 1024),
+        ("a\ud800b", "a?b"), ("\udfff" * 5000, "?" * 4096), (Text("text"), "text"),
+    ],
+)  # fmt: skip
+def test_acceptable(value, accepted):
+    """Text and numbers stay as they are within New Relic's limits; what is neither becomes text."""
+    (found,) = acceptable({"name": value}).values()
+
+    assert (type(found), found) == (type(accepted), accepted)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_left_out(value):
+    """What is unknown or no number is left out, and the rest is not."""
+    assert acceptable({"before": 1, "name": value, "after": 2}) == {"before": 1, "after": 2}
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.lists(st.text()))
+def test_new_relic_takes_what_is_acceptable(value):
+    """Whatever a value is, what becomes of it is one that New Relic stores."""
+    assert why_refused(acceptable({"eventType": "Own", "timestamp": NOW_MS, "name": value})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("end", "a word of"), ("End", "a word of"), ("SINCE", "a word of"),
+        ("timestamp", "reserves"), ("eventType", "reserves"), ("appId", "reserves"), ("accountId", "reserves"),
+        ("nr.x", "reserves"), ("entity.name", "reserves"), ("entity.own", "reserves"),
+        ("le_100", "own events"), ("le_7", "own events"), ("run_id", "own events"), ("events_lost_x", "own events"),
+        ("", "begins with"), ("1a", "begins with"), ("_a", "begins with"), ("a b", "begins with"),
+        ("a\n", "begins with"), ("ä", "begins with"), ("a-b", "begins with"), ("a" * (LONGEST_NAME + 1), "at most 255"),
+    ],
+)  # fmt: skip
+def test_bad_attribute_names(name, reason):
+    """A name that New Relic would not store, or that one of ours has, is refused with the reason."""
+    assert reason in why_not_an_attribute(name)
+
+
+@pytest.mark.parametrize("name", ["build", "team.name", "a:b", "A_1", "ended", "le_x", "nrx", "a" * LONGEST_NAME])
+def test_good_attribute_names(name):
+    """Any other name is as good for us as it is for New Relic."""
+    assert why_not_an_attribute(name) is None
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9_:. ]{0,9}", fullmatch=True)
+    | st.sampled_from(sorted(NRQL_WORDS)).map(str.title)
+    | st.text()
+)
+def test_new_relic_takes_every_name_that_we_accept(name):
+    """What we do not refuse New Relic does not, either."""
+    if why_not_an_attribute(name) is None:
+        assert why_refused({"eventType": "Own", "timestamp": NOW_MS, name: "x"}) is None
