@@ -68,13 +68,21 @@ class Locust:
             reader.join()
         return code
 
-    def wait_for_log(self, pattern: str, timeout_s: float = PATIENCE_S) -> None:
-        """Wait until a line of its log has that pattern."""
-        deadline = time.monotonic() + timeout_s
-        while not re.search(pattern, self.log):
-            assert time.monotonic() < deadline, f"waited for {pattern!r} in\n{self.log}"
-            assert self.process.poll() is None or re.search(pattern, self.log), f"{pattern!r} not in\n{self.log}"
-            time.sleep(0.05)
+    def wait_for_log(self, pattern: str) -> None:
+        """Wait until its log has that pattern."""
+        self._wait_for(pattern, "log")
+
+    def wait_for_output(self, pattern: str) -> None:
+        """Wait until its output has that pattern."""
+        self._wait_for(pattern, "output")
+
+    def _wait_for(self, pattern: str, name: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not re.search(pattern, getattr(self, name)):
+            ended = self.process.poll() is not None and not any(reader.is_alive() for reader in self.readers)
+            assert not ended, f"{pattern!r} is not in the {name}\n{self.log}"
+            assert time.monotonic() < deadline, f"waited for {pattern!r} in the {name}\n{self.log}"
+            time.sleep(0.02)
 
     def signal(self, number: int) -> None:
         """Send it a signal."""

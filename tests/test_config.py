@@ -374,13 +374,18 @@ def test_a_bad_key_is_not_shown(sources, capsys, source, key):
     assert SECRET not in said
 
 
-@pytest.mark.parametrize(("name", "text"), [("locust.conf", "newrelic-license-key = [{key}]\n"),
-                                            ("pyproject.toml", '[tool.locust]\nnewrelic-license-key = ["{key}"]\n')])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("locust.conf", "newrelic-license-key = [{key}]\n"),
+        ("pyproject.toml", '[tool.locust]\nnewrelic-license-key = ["{key}"]\n'),
+    ],
+)
 def test_a_key_in_a_list_is_not_shown(tmp_path, capsys, name, text):
     """A key that a config file has as a list is taken, and not printed as one that cannot be."""
     (tmp_path / name).write_text(text.format(key=LICENSE_KEY))
 
-    assert Config.from_options(vars(parse())).license_key == LICENSE_KEY
+    assert parse().license_key == LICENSE_KEY
     assert LICENSE_KEY not in "".join(capsys.readouterr())
 
 

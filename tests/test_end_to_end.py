@@ -4,7 +4,7 @@ import json
 import signal
 
 import pytest
-from locusts import sums
+from locusts import free_port, sums
 
 SIMPLE = """
 import locust_newrelic
@@ -381,3 +381,49 @@ def test_a_stall_is_a_zero(new_relic, locusts, target):
     assert all(event["rps"] == 0 and "latency_p95" not in event for event in empty)
     timestamps = [event["timestamp"] for event in new_relic.of_type("LocustSummary")]
     assert timestamps == list(range(timestamps[0], timestamps[-1] + 1, 1000))
+
+
+def test_a_second_interrupt_during_locusts_own_exit(new_relic, locusts, target):
+    """A second Ctrl-C, while Locust itself still shuts down, costs nothing either: the events are delivered."""
+    waiting = """
+from locust import events
+import gevent
+
+@events.quitting.add_listener
+def take_time(**_):
+    print("waiting", flush=True)
+    gevent.sleep(60)
+"""
+    run = locusts.start(SIMPLE + waiting, "--headless", "-H", target, environment=new_relic.environment())
+    new_relic.wait_for(lambda server: server.of_type("LocustTestRun", phase="spawning_complete"), "the users")
+    run.signal(signal.SIGINT)
+    run.wait_for_output("waiting")
+    run.signal(signal.SIGINT)
+    run.wait()
+
+    assert new_relic.of_type("LocustTestRun", phase="stop")
+    assert_consistent(new_relic)
+
+
+PRINT_OPTIONS = """
+from locust import events
+
+@events.test_start.add_listener
+def print_options(environment, **_):
+    print(type(environment.runner).__name__, sorted(n for n in vars(environment.parsed_options) if "newrelic" in n))
+"""
+
+
+def test_a_run_with_workers(new_relic, locusts, target):
+    """A run with workers is not reported: the master says so, once; and no option of ours travels to a worker."""
+    port = str(free_port())
+    run = locusts.run(
+        SIMPLE + PRINT_OPTIONS, "--processes", "2", "-H", target, "-u", "2", "-t", "2",
+        environment=new_relic.environment() | {"LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port},
+    )  # fmt: skip
+
+    assert run.process.returncode == 0, run.log
+    assert run.output.count("WorkerRunner []\n") == 2
+    assert run.output.count("MasterRunner []\n") == 1
+    assert run.log.count("does not report runs with workers") == 1
+    assert new_relic.posts == []
