@@ -116,6 +116,7 @@ class Locusts:
             errors="replace",
             cwd=self.folder,
             env=clean_environment() | (environment or {}),
+            preexec_fn=_heed_interrupts,
         )
         started = Locust(process)
         started.readers = [
@@ -142,6 +143,11 @@ class Locusts:
             for stream in (started.process.stdout, started.process.stderr):
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+def _heed_interrupts() -> None:
+    """Let Ctrl-C work as in a terminal, also where the tests run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _read(stream, started: Locust, name: str) -> None:
