@@ -10,6 +10,7 @@ import atexit
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,7 +20,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import gevent
 import locust
@@ -54,6 +54,9 @@ LONGEST_PAUSE_S = 1.0
 LATE_REQUESTS_S = 1.0
 """How long after a test's stop its stop event waits for requests that listeners of ``test_stop`` still make."""
 
+LONGEST_HOLD_S = 0.001
+"""How long our greenlet works on a window before other greenlets may run."""
+
 EVENTS_AT_ONCE = 25
 """Events that are made before other greenlets may run: some 2 ms."""
 
@@ -83,14 +86,19 @@ def attach(environment: Environment, **config: Any) -> Reporter:
     For Locust as a library: a locustfile only needs ``import locust_newrelic``. The keyword arguments are those of
     :class:`locust_newrelic.Config`; what is not given comes from ``environment.parsed_options``, then from the
     environment variables. Returns the reporter, the same one for the same environment; it reports until
-    :meth:`Reporter.close`, which delivers what is left. Raises :class:`locust_newrelic.ConfigError` for a setting that
+    :meth:`Reporter.close`, which delivers what is left; settings given while it reports are not used, with a warning.
+    Raises :class:`locust_newrelic.ConfigError` for a setting that
     cannot be used, and if another environment with the same ``events`` is reported already.
     """
     present = _reporter_on(environment.events)
+    if present is not None and present.is_reporting:
+        if present.environment is not environment:
+            raise ConfigError(_SHARED_EVENTS)
+        if config:
+            logger.warning("New Relic: already reporting; not used any more: %s", ", ".join(sorted(config)))
+        return present
     if present is not None:
-        if present.environment is environment:
-            return present
-        raise ConfigError(_SHARED_EVENTS)
+        present.close()
 
     options = _take_options(environment.parsed_options)
     reporter = Reporter(environment, Config.from_options(options, **config))
@@ -104,7 +112,7 @@ def _on_command_line_parser(parser: Any, **_: object) -> None:
 
 def _on_init(environment: Environment, **_: object) -> None:
     present = _reporter_on(environment.events)
-    if present is not None and present.environment is not environment:
+    if present is not None and present.is_reporting and present.environment is not environment:
         logger.warning("New Relic: %s", _SHARED_EVENTS)
         return
 
@@ -187,6 +195,7 @@ class Reporter:
         self._sinks: list[Sink] = []
         self._delivery: Delivery | None = None
         self._output: Output | None = None
+        self._finisher: gevent.Greenlet | None = None
         self._interrupt_handler: Callable[[int, FrameType | None], None] | None = None
         self._closing, self._closed, self._wake = Flag(), Flag(), Flag()
         if self.is_on:
@@ -208,6 +217,11 @@ class Reporter:
         vars(self.environment.stats).pop("reset_all", None)
         if getattr(self.environment.events, _ATTRIBUTE, None) is self:
             delattr(self.environment.events, _ATTRIBUTE)
+
+    @property
+    def is_reporting(self) -> bool:
+        """Whether reporting is on and neither ``close`` nor Locust's ``quit`` has ended it."""
+        return self.is_on and not self._closing.is_set()
 
     # -- wiring ------------------------------------------------------------------------------------------------------
 
@@ -244,7 +258,7 @@ class Reporter:
         self._listen_first(events.test_start, _safe(self._on_test_start))
         self._listen_beside_locust(events.spawning_complete, _safe(self._on_spawning_complete))
         self._listen(events.test_stopping, _safe(self._on_test_stopping))
-        self._listen(events.test_stop, _safe(self._on_test_stop))
+        self._listen_first(events.test_stop, _safe(self._on_test_stop))
         self._listen(events.quit, _safe(self._on_quit))
         self._watch_resets()
         self._process_id = os.getpid()
@@ -282,7 +296,7 @@ class Reporter:
         self._listening.append((hook, listener))
 
     def _listen_first(self, hook: EventHook, listener: Callable[..., None]) -> None:
-        """Listen before anyone else: what their listeners do belongs to what begins."""
+        """Listen before anyone else: what their listeners request belongs to what begins, not the time they take."""
         self._listen(hook, listener)
         hook._handlers.insert(0, hook._handlers.pop())
 
@@ -338,11 +352,18 @@ class Reporter:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _greenlets(self) -> list[gevent.Greenlet]:
-        return [self._greenlet, *([self._delivery.greenlet] if self._delivery is not None else [])]
+        delivery = self._delivery.greenlet if self._delivery is not None else None
+        return [greenlet for greenlet in (self._greenlet, self._finisher, delivery) if greenlet is not None]
 
     # -- what Locust tells us ----------------------------------------------------------------------------------------
 
     def _on_test_start(self, **_: object) -> None:
+        if self._closing.is_set():
+            return
+        if self._is_distributed():  # the runner came after us
+            self._say_why_off()
+            return
+
         self._finish_run()  # one whose stop event still waited for late requests
         self._end_window()
         self._recorder.forget_names()
@@ -409,8 +430,11 @@ class Reporter:
         )
 
     def _window_events(self, run: _Run, window: Window, interval: Interval) -> Iterator[NewRelicEvent]:
+        since_s = time.perf_counter()
         for _ in window.settle():
-            gevent.sleep(0)
+            if time.perf_counter() - since_s > LONGEST_HOLD_S:
+                gevent.sleep(0)
+                since_s = time.perf_counter()
         yield from run.payload.window_events(window, interval, run.totals)
 
     def _finish_run(self) -> None:
@@ -511,15 +535,25 @@ class Reporter:
                 gevent.sleep(0)
 
     def _finish(self) -> None:
-        """Everything that is left goes out, once; whoever comes second waits for the first."""
-        if self._closing.is_set():
-            self._closed.wait()
-            return
+        """Everything that is left goes out, once, from a greenlet of its own; whoever calls waits for it.
 
-        atexit.unregister(self._at_exit)
+        So a caller that is killed, or interrupted, leaves nothing half done. A Ctrl-C ends the wait for New Relic.
+        """
+        if not self._closing.is_set():
+            self._closing.set()
+            atexit.unregister(self._at_exit)
+            self._finisher = gevent.spawn(self._finish_all)
+        try:
+            self._closed.wait()
+        except KeyboardInterrupt:
+            logger.warning("New Relic: interrupted; what is not sent now is lost")
+            if self._delivery is not None:
+                self._delivery.interrupt()
+            self._closed.wait()
+
+    def _finish_all(self) -> None:
         begun_s = time.monotonic()
         try:
-            self._closing.set()
             self._finish_run()
             self._end_window()
             self._greenlet.join()
@@ -527,8 +561,6 @@ class Reporter:
             if self._delivery is not None:
                 spent_s = time.monotonic() - begun_s
                 self._delivery.close(max(self._config.flush_timeout_s - spent_s, 0.0))
-        except KeyboardInterrupt:
-            logger.warning("New Relic: interrupted; the last events are not sent")
         except Exception as error:
             _log_unexpected(error)
         finally:
@@ -565,9 +597,7 @@ def _now_ms() -> int:
 
 
 def _without_credentials(url: str) -> str:
-    """The URL without what may be a secret in it: user, password, query."""
-    try:
-        parts = urlsplit(str(url))
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-    except ValueError:
-        return ""
+    """The address without what may be a secret in it: user, password, parameters, query; whatever its form is."""
+    scheme, separator, rest = str(url).rpartition("://")
+    address = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{re.split('[;?#]', address)[0]}"

@@ -27,9 +27,11 @@ class Output:
         self.path = path
         self.num_written = 0
         self.num_lost = 0
-        # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be.
-        mode = os.O_WRONLY if _is_stream(path) else os.O_RDWR
+        # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be; and to open a pipe that
+        # nobody reads would wait for somebody.
+        mode = os.O_WRONLY | os.O_NONBLOCK if _is_stream(path) else os.O_RDWR
         self._file = os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.set_blocking(self._file, True)
         self._between_lines = _ends_with_newline(self._file)
 
     def put(self, events: Sequence[NewRelicEvent]) -> None:
@@ -45,8 +47,10 @@ class Output:
             self.num_written += len(events)
 
     def close(self) -> None:
-        """Close the file; what was put is in it."""
-        os.close(self._file)
+        """Close the file; what was put is in it, and what comes later is lost."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1  # the number may be another file's from now on
 
     def _write(self, data: bytes) -> None:
         done = 0

@@ -223,39 +223,50 @@ class Counts:
 class Window:
     """All that was recorded between two hand-overs, and how many names were hidden in ``OTHER`` by then."""
 
-    __slots__ = ("_counts", "_series", "num_hidden_names")
+    __slots__ = ("_counts", "_series", "_total", "num_hidden_names")
 
     def __init__(self, num_hidden_names: int = 0, counts: Counts | None = None) -> None:
         self.num_hidden_names = num_hidden_names
         self._counts = counts
         self._series: dict[Key, Series] = {}
+        self._total: Numbers | None = None
 
     def settle(self) -> Iterator[None]:
-        """Count what still waits, with a step for each kind of request: time for others in between."""
+        """Count and add up all that still waits, in small steps: time for others in between."""
         counts = self._counts
         while counts is not None and counts.waiting:
             counts.count_many(*counts.waiting.pop())
             yield
+        while counts is not None and counts.numbers:
+            (key, status_code), numbers = counts.numbers.popitem()
+            self.add(key, status_code, numbers)
+            yield
+        self._counts = None
 
-        if self._counts is not None:
-            for (key, status_code), numbers in self._counts.numbers.items():
-                self.add(key, status_code, numbers)
-            self._counts = None
+        if self._total is None:
+            total = Numbers()
+            for series in self._series.values():
+                total.merge(series.total())
+                yield
+            self._total = total
 
     @property
     def series(self) -> dict[Key, Series]:
-        """The series by key, settled."""
+        """The series by key."""
         for _ in self.settle():
             pass
         return self._series
 
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests of that series and status code."""
+        self._total = None
         self._series.setdefault(key, Series()).add(status_code, numbers)
 
     def total(self) -> Numbers:
-        """All requests of the window together."""
-        return merged(series.total() for series in self.series.values())
+        """All requests of the window together; not to be changed."""
+        for _ in self.settle():
+            pass
+        return self._total or Numbers()
 
     def __bool__(self) -> bool:
         return bool(self._series or self._counts)

@@ -66,6 +66,13 @@ class Hanging(Fake):
 
 
 @pytest.fixture(autouse=True)
+def _numbers_stand_for_events(monkeypatch):
+    """Most of these tests do not look into an event: a number is enough of one."""
+    characters = module._characters
+    monkeypatch.setattr(module, "_characters", lambda event: 700 if isinstance(event, int) else characters(event))
+
+
+@pytest.fixture(autouse=True)
 def _nothing_hangs():
     """What never ends fails."""
     with gevent.Timeout(2 * PATIENCE_S):
@@ -166,8 +173,9 @@ def test_a_server_that_is_down_for_a_while(monkeypatch, new_relic, connected, lo
     assert len(log()) == 2
 
 
-def test_a_batch_that_is_too_large(new_relic, connected):
+def test_a_batch_that_is_too_large(monkeypatch, new_relic, connected):
     """A batch of more than a million bytes is sent in parts, in order."""
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 10**9)
     noise = random.Random(0)
     texts = [[b64encode(noise.randbytes(3000)).decode() for _ in range(4)] for _ in range(100)]
     put = [event | dict(zip("abcd", text, strict=True)) for event, text in zip(events(0, 100), texts, strict=True)]
@@ -203,6 +211,31 @@ def test_closing_while_the_server_hangs(new_relic, connected):
 
 
 # -- refused, too large, too many ----------------------------------------------------------------------------------
+
+
+def test_long_events_go_in_small_batches():
+    """What holds Locust's event loop is the text that is encoded at once: long events go fewer at a time."""
+    fake = Fake()
+    closed(fake, [{"eventType": "Long", "name": "x" * 4000, "seq": seq} for seq in range(100)])
+
+    assert [event["seq"] for event in fake.stored] == list(range(100))
+    assert max(fake.sizes) * 4000 < module.BATCH_CHARACTERS
+    closed(fake := Fake(), [{"eventType": "Longest", "name": "x" * 2 * module.BATCH_CHARACTERS}] * 2)
+    assert fake.sizes == [1, 1]
+
+
+def test_an_interrupt_ends_close_at_once():
+    """After interrupt nothing more is sent: close returns, and counts what was queued."""
+    fake = Hanging()
+    delivery = Delivery(fake)
+    delivery.put(range(3))
+    fake.called.wait()
+    closing = gevent.spawn(delivery.close, PATIENCE_S)
+    gevent.idle()
+    delivery.interrupt()
+    closing.get()
+
+    assert (delivery.num_sent, delivery.lost) == (0, {"not delivered in time": 3})
 
 
 def test_one_event_that_is_too_large():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from locust import User, constant, task
 from locust import log as locust_log
 from locust.env import Environment
-from locusts import EXAMPLES, clean_environment
+from locusts import EXAMPLES, clean_environment, free_port
 from test_end_to_end import assert_same
 
 import locust_newrelic
@@ -218,6 +218,85 @@ def test_requests_of_other_listeners_count_in_their_run(tmp_path):
         events = [event for event in endpoints(written(tmp_path / "events")) if event["run_id"] == run_id]
         assert {name for _, name in own} == {"here", "set up", "tear down"}
         assert_same(events, own)
+
+
+def test_a_close_that_is_killed(tmp_path):
+    """A greenlet that is killed while it closes leaves nothing half done: the rest is written, another close waits."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    run_users(environment)
+    own = own_figures(environment)
+    closing = gevent.spawn(reporter.close)
+    gevent.sleep(0)
+    closing.kill()
+    reporter.close()
+
+    events = written(tmp_path / "events")
+    assert_same(endpoints(events), own)
+    assert events[-1]["phase"] == "stop"
+
+
+def test_a_start_that_comes_too_late(tmp_path, caplog):
+    """A test that starts while or after the reporter ends is not begun, and not announced."""
+    caplog.set_level(logging.INFO)
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    environment.events.quit.fire(exit_code=0)
+    environment.events.test_start.fire(environment=environment)
+
+    assert written(tmp_path / "events") == []
+    assert "started" not in caplog.text
+    second = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    assert second is not reporter
+    second.close()
+
+
+def test_attaching_again_with_other_settings(tmp_path, caplog):
+    """Settings that come too late are named; where reporting was off, they turn it on."""
+    environment = make_environment()
+    off = locust_newrelic.attach(environment)
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    assert reporter is not off
+    assert reporter.is_reporting
+
+    assert locust_newrelic.attach(environment, app_name="Shop") is reporter
+    assert "app_name" in caplog.text
+    reporter.close()
+
+
+def test_a_master_that_comes_after_attach(tmp_path, caplog):
+    """Attached before the runner of a run with workers is made, it says then that this is not reported."""
+    environment = Environment(user_classes=[Caller])
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    environment.create_master_runner("127.0.0.1", free_port())
+    environment.events.test_start.fire(environment=environment)
+    environment.runner.quit()
+    reporter.close()
+
+    assert written(tmp_path / "events") == []
+    assert "does not report runs with workers" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "sent"),
+    [
+        ("https://user:secret@shop.example:8443/path?token=secret#secret", "https://shop.example:8443/path"),
+        ("user:secret@db.example:5432", "db.example:5432"),
+        ("amqp:user:secret@queue", "queue"),
+        ("jdbc:postgresql://user:secret@db/shop?password=secret", "jdbc:postgresql://db/shop"),
+        ("http://user:se/cret@shop.example/;token=secret", "http://shop.example/"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        (17, "17"),
+    ],
+)
+def test_the_host_is_sent_without_secrets(tmp_path, host, sent):
+    """What may be a user, a password or a token in the host is not sent, whatever the host's form is."""
+    environment = make_environment(host)
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    environment.events.test_start.fire(environment=environment)
+    reporter.close()
+
+    assert {event["target_host"] for event in written(tmp_path / "events") if "phase" in event} == {sent}
 
 
 class Odd:

@@ -162,3 +162,24 @@ def test_a_file_that_cannot_be_opened(tmp_path, path):
     """A missing folder, or a folder in place of the file, is an OSError at once."""
     with pytest.raises(OSError, match=r"No such file|Is a directory"):
         Output(str(tmp_path / path))
+
+
+def test_what_is_put_after_close(tmp_path):
+    """A closed output writes nothing more, even where its file descriptor is another file's by now."""
+    output = Output(str(tmp_path / "events"))
+    output.close()
+    output.close()
+    with open(tmp_path / "another", "w") as another:
+        output.put([{"a": 1}])
+        another.write("theirs")
+
+    assert (tmp_path / "another").read_text() == "theirs"
+    assert (output.num_written, output.num_lost) == (0, 1)
+
+
+def test_a_pipe_that_nobody_reads(tmp_path):
+    """To open it fails at once, instead of waiting for a reader while Locust stands still."""
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(OSError, match="No such device"):
+        Output(str(tmp_path / "pipe"))
