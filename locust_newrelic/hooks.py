@@ -7,6 +7,7 @@ No listener ever raises into Locust, which would change its exit code.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -211,7 +212,8 @@ class Reporter:
         if self.is_on:
             self._finish()
         for hook, listener in self._listening:
-            hook.remove_listener(listener)  # type: ignore[no-untyped-call]
+            with contextlib.suppress(ValueError):  # somebody else has removed it
+                hook.remove_listener(listener)  # type: ignore[no-untyped-call]
         self._listening.clear()
         self._unshield()
         vars(self.environment.stats).pop("reset_all", None)
@@ -348,7 +350,8 @@ class Reporter:
         self._interrupt_handler = on_interrupt
 
     def _unshield(self) -> None:
-        if _may_set_signals() and self._interrupt_handler is signal.getsignal(signal.SIGINT):
+        ours = self._interrupt_handler
+        if ours is not None and _may_set_signals() and signal.getsignal(signal.SIGINT) is ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _greenlets(self) -> list[gevent.Greenlet]:

@@ -238,7 +238,7 @@ def test_the_last_window_survives_signals(new_relic, locusts, target, signals):
     assert run.process.returncode == 0, run.log
     assert_same(new_relic.of_type("LocustRequestStatistics"), run.stats())
     assert_consistent(new_relic)
-    assert "Traceback" not in run.log
+    assert "/locust_newrelic/" not in run.log  # in a traceback; gevent has some of its own at a double SIGTERM
 
 
 def test_a_second_interrupt_during_the_flush(new_relic, locusts, target):
