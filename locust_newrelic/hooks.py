@@ -554,6 +554,11 @@ class Reporter:
                 self._delivery.interrupt()
             self._closed.wait()
 
+        # At SIGTERM Locust shuts down from several greenlets, and all of them wait here. Let the others exit first: the
+        # SystemExit of one that does it after the main greenlet would be printed with a traceback.
+        if gevent.getcurrent() is gevent.get_hub().parent:
+            gevent.sleep(0)
+
     def _finish_all(self) -> None:
         begun_s = time.monotonic()
         try:
