@@ -217,7 +217,7 @@ class Reporter:
         self._listening.clear()
         self._unshield()
         vars(self.environment.stats).pop("reset_all", None)
-        if getattr(self.environment.events, _ATTRIBUTE, None) is self:
+        if _reporter_on(self.environment.events) is self:
             delattr(self.environment.events, _ATTRIBUTE)
 
     @property
@@ -379,13 +379,13 @@ class Reporter:
 
     def _on_spawning_complete(self, user_count: int, **_: object) -> None:
         if self._run is not None and not self._run.finished:
-            self._run.totals.peak_user_count = max(self._run.totals.peak_user_count, int(user_count))
+            self._run.totals.see_users(int(user_count))
             self._say(PHASE_SPAWNING_COMPLETE, {"user_count": user_count})
 
     def _on_test_stopping(self, **_: object) -> None:
         if self._run is not None:
             self._run.stopping = True
-            self._run.totals.peak_user_count = max(self._run.totals.peak_user_count, self._user_count())
+            self._run.totals.see_users(self._user_count())
 
     def _on_test_stop(self, **_: object) -> None:
         """The stop of the open run. That of a former one can arrive after the next has begun, and says nothing."""

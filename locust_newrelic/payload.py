@@ -107,6 +107,10 @@ class Totals:
     def add(self, numbers: Numbers, user_count: int) -> None:
         """Count a window's requests, and the users seen at its end."""
         self.numbers.merge(numbers)
+        self.see_users(user_count)
+
+    def see_users(self, user_count: int) -> None:
+        """Note how many users there were at some moment."""
         self.peak_user_count = max(self.peak_user_count, user_count)
 
 

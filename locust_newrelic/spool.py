@@ -69,6 +69,7 @@ def _is_stream(path: str) -> bool:
 def _ends_with_newline(file: int) -> bool:
     """Whether a line can begin at the end of the file: False if a crash has left half a line there."""
     try:
-        return os.lseek(file, 0, os.SEEK_END) == 0 or os.pread(file, 1, os.lseek(file, 0, os.SEEK_END) - 1) == b"\n"
+        size = os.lseek(file, 0, os.SEEK_END)
+        return size == 0 or os.pread(file, 1, size - 1) == b"\n"
     except OSError:  # a pipe has no end
         return True
