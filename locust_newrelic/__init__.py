@@ -7,7 +7,8 @@ from locust import events as _locust_events
 
 from ._version import __version__
 from .config import Config, ConfigError
-from .hooks import Reporter, attach, register
+from .hooks import attach, register
+from .reporter import Reporter
 
 __all__ = ("Config", "ConfigError", "Reporter", "__version__", "attach")
 

@@ -58,13 +58,17 @@ class Scale:
         """Whether the bin of that index holds measurements."""
         return 0 < index < len(self.edges)
 
-    def record(self, bins: Bins, response_time_ms: float) -> None:
-        """Count one response time; raises ValueError for one that cannot be a measurement."""
+    def index(self, response_time_ms: float) -> int:
+        """The bin of a response time; raises ValueError for one that cannot be a measurement."""
         index = bisect_left(self.edges, response_time_ms)
         if not self.is_timed(index):
             msg = f"not a response time: {response_time_ms!r}"
             raise ValueError(msg)
+        return index
 
+    def record(self, bins: Bins, response_time_ms: float) -> None:
+        """Count one response time; raises ValueError for one that cannot be a measurement."""
+        index = self.index(response_time_ms)
         bins[index] = bins.get(index, 0) + 1
 
     def distribution(self, bins: Mapping[int, int]) -> Distribution:

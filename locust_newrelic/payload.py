@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from .window import Key, Numbers
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from .health import Health
     from .histogram import Scale
     from .window import Window
 
@@ -28,6 +29,7 @@ SUMMARY = "LocustSummary"
 REQUEST_STATISTICS = "LocustRequestStatistics"
 STATUS_CODE = "LocustStatusCode"
 TEST_RUN = "LocustTestRun"
+NODE = "LocustNode"
 
 PHASE_START, PHASE_SPAWNING_COMPLETE, PHASE_STOP = "start", "spawning_complete", "stop"
 
@@ -62,9 +64,18 @@ OWN_NAMES = frozenset(
     " rps fail_per_sec latency_avg latency_min latency_max user_count target_user_count worker_count state"
     " num_hidden_names method name safe_name current_rps current_fail_per_sec avg_response_time min_response_time"
     " max_response_time total_response_time avg_content_length total_content_length status_code status_class phase"
-    " target_host user_classes locust_version locust_newrelic_version duration_ms peak_user_count events_lost".split()
+    " target_host user_classes locust_version locust_newrelic_version duration_ms peak_user_count events_lost"
+    " approximate_workers node node_index role cpu_percent memory_bytes loop_lag_avg_ms loop_lag_max_ms clock_skew_ms"
+    " events_sent events_queued".split()
 ) | {*_SUMMARY_QUANTILES, *_ENDPOINT_QUANTILES}
 """The names of our own attributes, ``le_<ms>`` and ``events_lost_<reason>`` aside: no user's attribute may hide one."""
+
+
+ADDITIVE_NAMES = frozenset(
+    "method name safe_name status_code status_class num_requests num_failures content_length total_response_time"
+    " total_content_length node node_index role".split()
+)
+"""What an event says of a window whose events were sent before (``le_<ms>`` aside): what adds up, and of what."""
 
 
 def why_not_an_attribute(name: str) -> str | None:
@@ -91,10 +102,41 @@ class Interval:
     duration_s: float
     """How long the window was really open."""
     stats_epoch: int
-    user_count: int
-    target_user_count: int
-    worker_count: int
-    state: str
+    user_count: int = 0
+    target_user_count: int = 0
+    worker_count: int = 0
+    state: str = "unknown"
+
+
+@dataclass
+class Node:
+    """A process of the run, in one window."""
+
+    host: str
+    role: str
+    """``local``, ``master`` or ``worker``."""
+    index: int
+    """Locust's number of the worker; 0 for others."""
+    health: Health
+    num_requests: int = 0
+    clock_skew_ms: float | None = None
+    """How far its clock is ahead of that of the process which sends; None for that process itself."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"{self.host}:{self.role}-{self.index}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the process that sends."""
+        return self.role != "worker"
+
+    def then(self, later: Node) -> Node:
+        """Both together: this part of the window, and a later one."""
+        return replace(
+            later, health=self.health.then(later.health), num_requests=self.num_requests + later.num_requests
+        )
 
 
 @dataclass
@@ -124,6 +166,7 @@ class Payload:
         self._seq = count(1)
         self._limits = [f"le_{limit}" for limit in scale.limits_ms]
         self._common = {**attributes, "appName": app_name, "run_id": run_id, "test_name": test_name}
+        self._envelope_names = self._common.keys() | {"eventType", "timestamp", "stats_epoch", "seq"}
 
     def window_events(self, window: Window, interval: Interval, totals: Totals) -> Iterator[NewRelicEvent]:
         """The events of one window, one by one, so that whoever asks for them can pause in between.
@@ -154,6 +197,44 @@ class Payload:
             for status_code, part in series.statuses.items():
                 status = self._status(key, status_code, part)
                 yield self._event(STATUS_CODE, interval.start_ms, interval.stats_epoch, status)
+
+    def late_events(self, window: Window, start_ms: int, stats_epoch: int, totals: Totals) -> Iterator[NewRelicEvent]:
+        """The events for what became known of a window after its own were sent; they have ``late: 1``.
+
+        They say only what adds up. As with :meth:`window_events`, the window is counted in the run's *totals*.
+        """
+        for event in self.window_events(window, Interval(start_ms, 0.0, stats_epoch), totals):
+            yield self._additive(event)
+
+    def node_event(
+        self, node: Node, start_ms: int, stats_epoch: int, sending: Mapping[str, int], *, late: bool = False
+    ) -> NewRelicEvent:
+        """How a process did in a window, with what only the one that sends can tell."""
+        health = node.health
+        lags = health.num_lags or None
+        event = self._event(
+            NODE,
+            start_ms,
+            stats_epoch,
+            {
+                "node": node.name,
+                "node_index": node.index,
+                "role": node.role,
+                "num_requests": node.num_requests,
+                "user_count": health.user_count,
+                "cpu_percent": health.cpu_percent and round(health.cpu_percent, 2),
+                "memory_bytes": health.memory_bytes or None,
+                "loop_lag_avg_ms": lags and round(1000 * health.lag_total_s / lags, 3),
+                "loop_lag_max_ms": lags and round(1000 * health.lag_max_s, 3),
+                "clock_skew_ms": node.clock_skew_ms,
+                **sending,
+            },
+        )
+        return self._additive(event) if late else event
+
+    def _additive(self, event: NewRelicEvent) -> NewRelicEvent:
+        names = ADDITIVE_NAMES | self._envelope_names | set(self._limits)
+        return {**{name: value for name, value in event.items() if name in names}, "late": 1}
 
     def test_run(
         self, phase: str, timestamp_ms: int, stats_epoch: int, facts: Mapping[str, Value | None]

@@ -1,14 +1,16 @@
 """What happened in one interval, per series, bounded. No clock, no I/O, no Locust.
 
 :class:`Recorder` counts requests into the open window; :meth:`Recorder.take` hands that window over and opens the next.
+Windows of several processes are merged into one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .histogram import LARGEST_MS, Bins, Scale, merge
 
@@ -35,6 +37,11 @@ _Pending = dict["int | None", dict[str, dict[str, list[Any]]]]
 """By status code, method and name: response time and content length of one request after the other."""
 
 _MISSING = object()
+
+
+def most_rows(max_series: int) -> int:
+    """For how many pairs of series and status code a window keeps numbers."""
+    return max_series * STATUS_CODES_PER_SERIES + MOST_STATUS_CODES
 
 
 class Key(NamedTuple):
@@ -130,12 +137,24 @@ class Series:
         else:
             self.statuses[status_code] = numbers
 
+    def __eq__(self, other: object) -> bool:
+        return self.statuses == other.statuses if isinstance(other, Series) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Series({self.statuses})"
+
     def total(self) -> Numbers:
         """All of them together; not to be changed."""
         if self._total is None:
             parts = list(self.statuses.values())
             self._total = parts[0] if len(parts) == 1 else merged(parts)
         return self._total
+
+
+Row = tuple[Key, int, Numbers]
+"""The requests of a series that were answered with one status code."""
 
 
 class Counts:
@@ -149,6 +168,15 @@ class Counts:
 
     def __bool__(self) -> bool:
         return bool(self.numbers or self.waiting)
+
+    def rows(self) -> Iterator[Row | None]:
+        """Count what waits, with None for each step, then hand over row after row."""
+        while self.waiting:
+            self.count_many(*self.waiting.pop())
+            yield None
+        while self.numbers:
+            (key, status_code), numbers = self.numbers.popitem()
+            yield key, status_code, numbers
 
     def count(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
         """Count one request."""
@@ -220,29 +248,40 @@ class Counts:
         return self.numbers.setdefault(place, Numbers())
 
 
+class Source(Protocol):
+    """Where a window gets its rows from, once they are asked for."""
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+
+    def rows(self) -> Iterator[Row | None]:
+        """Each row once; None for a step on the way to the next."""
+
+
 class Window:
-    """All that was recorded between two hand-overs, and how many names were hidden in ``OTHER`` by then."""
+    """All that was recorded between two hand-overs, and which names were hidden in ``OTHER`` by then."""
 
-    __slots__ = ("_counts", "_series", "_total", "num_hidden_names")
+    __slots__ = ("_max_rows", "_num_rows", "_rows", "_series", "_source", "_total", "hidden")
 
-    def __init__(self, num_hidden_names: int = 0, counts: Counts | None = None) -> None:
-        self.num_hidden_names = num_hidden_names
-        self._counts = counts
+    def __init__(
+        self, source: Source | None = None, hidden: Distinct | None = None, *, max_rows: float = math.inf
+    ) -> None:
+        self.hidden = hidden or Distinct()
+        self._source = source
+        self._rows = iter(()) if source is None else source.rows()
+        self._max_rows = max_rows
+        self._num_rows = 0
         self._series: dict[Key, Series] = {}
         self._total: Numbers | None = None
 
+    @property
+    def num_hidden_names(self) -> int:
+        """How many names share the series ``OTHER``."""
+        return len(self.hidden)
+
     def settle(self) -> Iterator[None]:
         """Count and add up all that still waits, in small steps: time for others in between."""
-        counts = self._counts
-        while counts is not None and counts.waiting:
-            counts.count_many(*counts.waiting.pop())
-            yield
-        while counts is not None and counts.numbers:
-            (key, status_code), numbers = counts.numbers.popitem()
-            self.add(key, status_code, numbers)
-            yield
-        self._counts = None
-
+        yield from self.collect()
         if self._total is None:
             total = Numbers()
             for series in self._series.values():
@@ -250,17 +289,46 @@ class Window:
                 yield
             self._total = total
 
+    def collect(self) -> Iterator[None]:
+        """Count all that still waits, in small steps, without adding it up."""
+        for row in self._rows:
+            if row is not None:
+                self.add(*row)
+            yield
+
+    @property
+    def num_requests(self) -> int:
+        """All requests of the window."""
+        return sum(numbers.num_requests for series in self.series.values() for numbers in series.statuses.values())
+
     @property
     def series(self) -> dict[Key, Series]:
         """The series by key."""
-        for _ in self.settle():
+        for _ in self.collect():
             pass
         return self._series
 
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
-        """Take *numbers* over as requests of that series and status code."""
+        """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
         self._total = None
-        self._series.setdefault(key, Series()).add(status_code, numbers)
+        series = self._series.setdefault(key, Series())
+        if status_code not in series.statuses and self._num_rows >= self._max_rows:
+            status_code = NO_STATUS
+        self._num_rows += status_code not in series.statuses
+        series.add(status_code, numbers)
+
+    def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:
+        """Add what *other* recorded, in small steps; *other* stays as it is.
+
+        With *names*, only the series that they admit keep theirs.
+        """
+        yield from other.collect()
+        for key, series in other.series.items():
+            own_key = key if names is None else names.admit(key)
+            for status_code, numbers in series.statuses.items():
+                self.add(own_key, status_code, merged([numbers]))
+            yield
+        self.hidden.merge(other.hidden)
 
     def total(self) -> Numbers:
         """All requests of the window together; not to be changed."""
@@ -269,26 +337,59 @@ class Window:
         return self._total or Numbers()
 
     def __bool__(self) -> bool:
-        return bool(self._series or self._counts)
+        return bool(self._series or self._source)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Window):
+            return NotImplemented
+        return (self.series, self.hidden) == (other.series, other.hidden)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Window({self.series}, {self.num_hidden_names} hidden names)"
 
 
 class Distinct:
     """How many different keys were seen, in constant memory: exact up to ``SIZE``; above, the standard error is 3 %.
 
     It keeps the ``SIZE`` smallest hashes and one more, and concludes from how closely they lie (Bar-Yossef, Jayram,
-    Kumar, Sivakumar, Trevisan: "Counting Distinct Elements in a Data Stream", RANDOM 2002).
+    Kumar, Sivakumar, Trevisan: "Counting Distinct Elements in a Data Stream", RANDOM 2002). The hashes are the same in
+    every process, so that what several have seen can be merged.
     """
 
     SIZE = 1024
-    _SPAN = 1 << 64
+    SPAN = 1 << 64
+    """Hashes are below."""
 
-    def __init__(self) -> None:
+    def __init__(self, hashes: Iterable[int] = ()) -> None:
         self._smallest: list[int] = []  # a heap of negated hashes: the largest of the kept ones first
         self._kept: set[int] = set()
+        for value in hashes:
+            self._add(value)
+
+    @property
+    def hashes(self) -> list[int]:
+        """What it keeps: a :class:`Distinct` of these tells the same."""
+        return sorted(self._kept)
 
     def add(self, key: Key) -> None:
         """Note that *key* was seen."""
-        value = hash(key) % self._SPAN
+        text = f"{len(key.method)} {key.method}{key.name}".encode("utf-8", "surrogatepass")
+        self._add(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
+
+    def merge(self, other: Distinct) -> None:
+        """Note what *other* has seen; *other* stays as it is."""
+        for value in other._kept - self._kept:
+            self._add(value)
+
+    def copy(self) -> Distinct:
+        """One that has seen the same."""
+        other = Distinct()
+        other._smallest, other._kept = self._smallest.copy(), self._kept.copy()
+        return other
+
+    def _add(self, value: int) -> None:
         if value in self._kept:
             return
 
@@ -302,7 +403,32 @@ class Distinct:
     def __len__(self) -> int:
         if len(self._kept) <= self.SIZE:
             return len(self._kept)
-        return round(self.SIZE * self._SPAN / -self._smallest[0])
+        return round(self.SIZE * self.SPAN / max(-self._smallest[0], 1))
+
+    def __eq__(self, other: object) -> bool:
+        return self._kept == other._kept if isinstance(other, Distinct) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Names:
+    """Which names of a run have series of their own: those that came first; all others share ``OTHER``."""
+
+    def __init__(self, max_series: int) -> None:
+        self._max_series = max_series
+        self._admitted: set[Key] = set()
+        self.hidden = Distinct()
+
+    def admit(self, key: Key) -> Key:
+        """The key itself while the run has room for it, else the one that all further names share."""
+        if key in self._admitted or key == OTHER:
+            return key
+        if len(self._admitted) < self._max_series:
+            self._admitted.add(key)
+            return key
+
+        self.hidden.add(key)
+        return OTHER
 
 
 class Recorder:
@@ -320,11 +446,11 @@ class Recorder:
     """
 
     def __init__(self, scale: Scale, max_series: int) -> None:
+        self.names = Names(max_series)
+        """Those of the run."""
         self._scale = scale
         self._max_series = max_series
-        self._max_kinds = max_series * STATUS_CODES_PER_SERIES + MOST_STATUS_CODES
-        self._admitted: set[Key] = set()
-        self._hidden = Distinct()
+        self._max_kinds = most_rows(max_series)
         self._counts = Counts(scale, self._max_kinds)
         self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
         self._num_kinds = 0
@@ -383,13 +509,13 @@ class Recorder:
 
         # All foreign code (their attributes, __str__, __bool__, __float__) runs before the place to count is looked up:
         # should any of it switch greenlets, the window may be another one afterwards.
-        method_text, name_text = _text(request_type), _text(name)
+        method_text, name_text = as_text(request_type), as_text(name)
         seen = _attribute(response, "status_code")
         status_code = _status_code(seen)
         failed = _truth(exception)
         response_time_ms, length = _number(response_time), _length(response_length)
 
-        key = self._admit(Key(method_text, name_text))
+        key = self.names.admit(Key(method_text, name_text))
         self._counts.count(Kind(key, status_code, failed), response_time_ms, length)
 
         same = type(request_type) is type(name) is str and key == (request_type, name)
@@ -400,7 +526,7 @@ class Recorder:
         """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
         self._hand_over_pending()
         counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
-        return Window(len(self._hidden), counts)
+        return Window(counts, self.names.hidden.copy(), max_rows=self._max_kinds)
 
     def forget_names(self) -> None:
         """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
@@ -408,8 +534,7 @@ class Recorder:
         for kinds in self._pending:
             kinds.clear()  # in place: the listener holds these very dicts
         self._num_kinds = 0
-        self._admitted.clear()
-        self._hidden = Distinct()
+        self.names = Names(self._max_series)
 
     def _hand_over_pending(self) -> None:
         """Leave what the listener has put aside to the open window."""
@@ -435,17 +560,6 @@ class Recorder:
             names.setdefault(key.name, [])
             self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
 
-    def _admit(self, key: Key) -> Key:
-        """The key itself while the run has room for it, else the one that all further names share."""
-        if key in self._admitted:
-            return key
-        if len(self._admitted) < self._max_series:
-            self._admitted.add(key)
-            return key
-
-        self._hidden.add(key)
-        return OTHER
-
 
 def _kind(failed: bool, status_code: int | None, method: str, name: str) -> Kind:
     """The kind of those requests for which the listener looks up these values."""
@@ -460,7 +574,7 @@ def _attribute(thing: object, name: str) -> object:
         return None
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """A name as text, at most ``LONGEST_NAME`` characters of it.
 
     Of a subclass of text, as an enumeration may be, it is the text that the value equals, whatever ``str`` makes of it.

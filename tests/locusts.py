@@ -89,10 +89,15 @@ class Locust:
         self.process.send_signal(number)
 
     def stats(self) -> dict[tuple[str, str], dict]:
-        """Locust's own figures, as ``--json`` printed them, by method and name."""
-        found = re.search(r"^\[\n.*^\]$|^\[\]$", self.output, re.MULTILINE | re.DOTALL)
+        """Locust's own figures, as ``--json`` printed them, by method and name.
+
+        Each process of ``--processes`` prints some; those of a worker that has reported all are empty.
+        """
+        found = re.findall(r"^\[\n.*?^\]$|^\[\]$", self.output, re.MULTILINE | re.DOTALL)
         assert found, f"no --json in {self.output!r}, log:\n{self.log}"
-        return {(entry["method"], entry["name"]): entry for entry in json.loads(found[0])}
+        printed = [json.loads(text) for text in found]
+        assert sum(map(bool, printed)) <= 1, printed
+        return {(entry["method"], entry["name"]): entry for entry in max(printed, key=len)}
 
 
 class Locusts:
@@ -102,11 +107,13 @@ class Locusts:
         self.folder = folder
         self._started: list[Locust] = []
 
-    def start(self, locustfile: str, *options: str, environment: dict[str, str] | None = None, json: bool = True):
+    def start(
+        self, locustfile: str, *options: str, environment: dict[str, str] | None = None, name: str = "locustfile.py"
+    ) -> Locust:
         """Start Locust on the text of a locustfile."""
-        path = self.folder / "locustfile.py"
+        path = self.folder / name
         path.write_text(locustfile)
-        command = [sys.executable, "-m", "locust", "-f", str(path), *(["--json"] if json else []), *options]
+        command = [sys.executable, "-m", "locust", "-f", str(path), "--json", *options]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

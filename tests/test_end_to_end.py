@@ -4,7 +4,7 @@ import json
 import signal
 
 import pytest
-from locusts import free_port, sums
+from locusts import sums
 
 SIMPLE = """
 import locust_newrelic
@@ -403,27 +403,3 @@ def take_time(**_):
 
     assert new_relic.of_type("LocustTestRun", phase="stop")
     assert_consistent(new_relic)
-
-
-PRINT_OPTIONS = """
-from locust import events
-
-@events.test_start.add_listener
-def print_options(environment, **_):
-    print(type(environment.runner).__name__, sorted(n for n in vars(environment.parsed_options) if "newrelic" in n))
-"""
-
-
-def test_a_run_with_workers(new_relic, locusts, target):
-    """A run with workers is not reported: the master says so, once; and no option of ours travels to a worker."""
-    port = str(free_port())
-    run = locusts.run(
-        SIMPLE + PRINT_OPTIONS, "--processes", "2", "-H", target, "-u", "2", "-t", "2",
-        environment=new_relic.environment() | {"LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port},
-    )  # fmt: skip
-
-    assert run.process.returncode == 0, run.log
-    assert run.output.count("WorkerRunner []\n") == 2
-    assert run.output.count("MasterRunner []\n") == 1
-    assert run.log.count("does not report runs with workers") == 1
-    assert new_relic.posts == []

@@ -1,5 +1,6 @@
 """Locust as a library, in this very process: attach, close, and listeners that survive everything."""
 
+import contextlib
 import json
 import logging
 import signal
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from locust import User, constant, task
 from locust import log as locust_log
 from locust.env import Environment
+from locust.stats import RequestStats
 from locusts import EXAMPLES, clean_environment, free_port
 from test_end_to_end import assert_same
 
@@ -264,17 +266,110 @@ def test_attaching_again_with_other_settings(tmp_path, caplog):
     reporter.close()
 
 
-def test_a_master_that_comes_after_attach(tmp_path, caplog):
-    """Attached before the runner of a run with workers is made, it says then that this is not reported."""
+@contextlib.contextmanager
+def master_and_worker(attached):
+    """Environments of a master and a worker in this process, connected; *attached* is called with the master's."""
+    port = free_port()
+    environments = [Environment(user_classes=[Caller], host="here") for _ in range(2)]
+    master, worker = environments
+    master.create_master_runner("127.0.0.1", port)
+    attached(master)
+    worker.create_worker_runner("127.0.0.1", port)
+    with gevent.Timeout(30):
+        while not master.runner.clients.ready:
+            gevent.sleep(0.01)
+    yield master, worker
+    for environment in environments:
+        environment.runner.quit()
+
+
+def run_on_workers(master, requests=20):
+    """Start a user, wait for some requests to be reported, and quit."""
+    master.runner.start(1, spawn_rate=1)
+    with gevent.Timeout(30):
+        while master.stats.total.num_requests < requests:
+            gevent.sleep(0.01)
+    master.runner.quit()
+
+
+def test_a_master_and_a_worker(tmp_path):
+    """Attached to a master and to a worker, each reports its part: counts are the master's, status codes are known."""
+    with master_and_worker(lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"))) as (master, worker):
+        on_worker = locust_newrelic.attach(worker)
+        assert locust_newrelic.attach(worker) is on_worker
+        run_on_workers(master)
+        own = own_figures(master)
+        on_worker.close()
+        locust_newrelic.attach(master).close()
+
+    events = written(tmp_path / "events")
+    assert_same(endpoints(events), own)
+    assert events[-1]["approximate_workers"] == 0
+    assert {event["role"] for event in events if event["eventType"] == "LocustNode"} == {"master", "worker"}
+
+
+def test_a_worker_that_is_not_attached(tmp_path):
+    """Of a worker without the package, or one that was closed, Locust's own statistics count."""
+    with master_and_worker(lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"))) as (master, worker):
+        locust_newrelic.attach(worker).close()
+        run_on_workers(master)
+        own = own_figures(master)
+        locust_newrelic.attach(master).close()
+
+    events = written(tmp_path / "events")
+    assert_same(endpoints(events), own)
+    assert events[-1]["approximate_workers"] == 1
+
+
+def test_a_worker_attached_in_the_middle(tmp_path):
+    """What a worker did before it was attached, or its master's reporter was, counts by Locust's own statistics."""
+    with master_and_worker(lambda _: None) as (master, worker):
+        locust_newrelic.attach(worker)
+        master.runner.start(1, spawn_rate=1)
+        reporter = locust_newrelic.attach(master, output=str(tmp_path / "events"))
+        master.stats.clear_all()
+        master.runner.start(2, spawn_rate=2)  # more users: the workers are told of the run
+        run_on_workers(master, requests=500)
+        own = own_figures(master)
+        reporter.close()
+
+    events = written(tmp_path / "events")
+    assert_same(endpoints(events), own)
+    codes = {event["stats_epoch"] for event in events}
+    assert codes == {0}
+
+
+def test_a_master_that_comes_after_attach(tmp_path):
+    """Attached before the runner of a master is made, it reports what the workers do all the same."""
     environment = Environment(user_classes=[Caller])
     reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
     environment.create_master_runner("127.0.0.1", free_port())
     environment.events.test_start.fire(environment=environment)
+    assert environment.parsed_options.newrelic_run["run_id"]
+    entry = RequestStats()
+    entry.log_request("rpc", "far away", 5, 10)
+    data = {"stats": entry.serialize_stats(), "stats_total": entry.total.get_stripped_report(), "errors": {}}
+    environment.events.worker_report.fire(client_id="w_1", data=data | {"user_classes_count": {}, "user_count": 0})
+    own = own_figures(environment)
     environment.runner.quit()
     reporter.close()
 
+    assert_same(endpoints(written(tmp_path / "events")), own)
+    assert own
+
+
+def test_a_worker_that_comes_after_attach(tmp_path, caplog):
+    """Attached before the runner of a worker is made, it says that this is too early, and records nothing."""
+    with master_and_worker(lambda _: None) as (_, worker):
+        del worker.events.test_start._handlers[:]
+        runner, worker.runner = worker.runner, None
+        reporter = locust_newrelic.attach(worker, output=str(tmp_path / "events"))
+        worker.runner = runner
+        worker.events.test_start.fire(environment=worker)
+        reporter.close()
+
+    assert "attach after its runner is created" in caplog.text
     assert written(tmp_path / "events") == []
-    assert "does not report runs with workers" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -331,19 +426,20 @@ anything = st.one_of(
 fired = st.dictionaries(
     st.sampled_from(
         "request_type name response_time response_length response exception context start_time url environment"
-        " user_count exit_code user_instance tb else".split()
+        " user_count exit_code user_instance tb client_id data else".split()
     ),
     anything,
 )
 
 
 @given(fires=st.lists(st.tuples(st.sampled_from(["request", "test_start", "test_stop", "test_stopping",
-                                                 "spawning_complete", "reset"]), fired), max_size=30))  # fmt: skip
+                                                 "spawning_complete", "worker_report", "report_to_master", "reset"]),
+                                fired), max_size=30))  # fmt: skip
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 def test_our_listeners_never_raise(tmp_path, fires):
     """Whatever is fired, in whatever order, Locust sees no exception of ours: its exit code does not change."""
     environment = make_environment()
-    for name in ("request", "spawning_complete"):
+    for name in ("request", "spawning_complete", "worker_report"):
         getattr(environment.events, name)._handlers.clear()  # Locust's own, which do raise
     reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
     locust_log.unhandled_greenlet_exception = False

@@ -1,0 +1,301 @@
+"""Windows to plain values and back: what a worker puts into Locust's report to the master.
+
+It is additive (each report tells of its own requests only), and made of what msgpack takes. A report is input from
+outside: it is checked as a whole before anything of it is used. No clock, no I/O, no Locust.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import astuple, dataclass
+from itertools import accumulate
+from operator import sub
+from typing import TYPE_CHECKING, Any
+
+from . import plain
+from .health import Health
+from .histogram import LARGEST_MS
+from .plain import MalformedError
+from .window import (
+    LARGEST_CONTENT_LENGTH,
+    LARGEST_STATUS_CODE,
+    Distinct,
+    Key,
+    Numbers,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .histogram import Bins, Scale
+    from .window import Row
+
+KEY = "newrelic"
+"""What a worker reports is under this key of Locust's report."""
+
+RUN_OPTION = "newrelic_run"
+"""The one option of ours that Locust forwards to the workers."""
+
+VERSION = 1
+
+NUM_OFFSETS = 20
+"""The clock of a worker is judged by that many of its last reports."""
+
+
+class UnknownVersionError(MalformedError):
+    """A report in another version of the wire form."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a worker has to know of a run."""
+
+    run_id: str
+    interval_s: float
+    buckets_ms: tuple[int, ...]
+    max_series: int
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for Locust to forward."""
+        return {
+            "run_id": self.run_id,
+            "interval": self.interval_s,
+            "buckets": list(self.buckets_ms),
+            "max_series": self.max_series,
+        }
+
+    @classmethod
+    def read(cls, value: object) -> RunOptions | None:
+        """What :meth:`plain` made, or None if *value* is something else."""
+        try:
+            fields = plain.mapping(value, "run")
+            (interval_s,) = plain.numbers([fields.get("interval")], "interval", 1, 300)
+            buckets_ms = plain.integers(fields.get("buckets"), 1, plain.LARGEST, "buckets")
+            (max_series,) = plain.integers([fields.get("max_series")], 1, plain.LARGEST, "max_series")
+            return cls(plain.text(fields.get("run_id"), "run_id"), interval_s, tuple(buckets_ms), max_series)
+        except MalformedError:
+            return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process recorded in one window, or since its last report in that window."""
+
+    run_id: str
+    start_ms: int
+    """When the window began, by the clock of that process."""
+    buckets_ms: tuple[int, ...]
+    window: Window
+    health: Health
+    was_reset: bool = False
+    """Whether the worker's own statistics were reset afterwards, so that Locust's master never heard of these."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a worker reports at once."""
+
+    sent_at_ms: float
+    """Its wall clock."""
+    parts: list[Part]
+
+
+def pack(report: Report) -> dict[str, Any]:
+    """The report as plain values. Its numbers are in columns, which are small and quickly made, sent and checked."""
+    return {"version": VERSION, "sent_at": report.sent_at_ms, "windows": [_pack_part(part) for part in report.parts]}
+
+
+def unpack(data: object, scale: Scale) -> Report:
+    """What :func:`pack` made; its bins must be those of *scale*. Raises :class:`MalformedError` for anything else."""
+    fields = plain.mapping(data, "report")
+    version = fields.get("version")
+    if version != VERSION or type(version) is not int:
+        msg = "version"
+        raise UnknownVersionError(msg)
+
+    (sent_at_ms,) = plain.numbers([fields.get("sent_at")], "sent_at", 0, plain.LARGEST)
+    return Report(sent_at_ms, [_unpack_part(part, scale) for part in plain.items(fields.get("windows"), "windows")])
+
+
+def _pack_part(part: Part) -> dict[str, Any]:
+    names: list[str] = []
+    rows: list[tuple[int, int, Numbers]] = []
+    for index, (key, series) in enumerate(part.window.series.items()):
+        names += map(_encodable, key)
+        rows += ((index, status_code, numbers) for status_code, numbers in series.statuses.items())
+
+    firsts: list[int] = []
+    steps: list[int] = []
+    counts: list[int] = []
+    for *_, numbers in rows:
+        bins = numbers.bins
+        indexes = sorted(bins)
+        firsts += indexes[:1]
+        steps += map(sub, indexes[1:], indexes)
+        counts += map(bins.__getitem__, indexes)
+
+    return {
+        "run": _encodable(part.run_id),
+        "start": part.start_ms,
+        "reset": part.was_reset,
+        "buckets": list(part.buckets_ms),
+        "health": list(astuple(part.health)),
+        "hidden": part.window.hidden.hashes,
+        "names": names,
+        "series": [index for index, *_ in rows],
+        "status": [status_code for _, status_code, _ in rows],
+        "failures": [numbers.num_failures for *_, numbers in rows],
+        "untimed": [numbers.num_untimed for *_, numbers in rows],
+        "length": [_within_64_bits(numbers.content_length) for *_, numbers in rows],
+        # of those with response times only:
+        "total": [numbers.total_ms for *_, numbers in rows if numbers.bins],
+        "min": [numbers.min_ms for *_, numbers in rows if numbers.bins],
+        "max": [numbers.max_ms for *_, numbers in rows if numbers.bins],
+        # and of their histograms, one behind the other: the first bin, from there to each further one, the counts
+        "sizes": [len(numbers.bins) for *_, numbers in rows],
+        "first": firsts,
+        "steps": steps,
+        "counts": counts,
+    }
+
+
+def _unpack_part(data: object, scale: Scale) -> Part:
+    fields = plain.mapping(data, "window")
+    (start_ms,) = plain.integers([fields.get("start")], 0, plain.LARGEST, "start")
+    buckets_ms = tuple(plain.integers(fields.get("buckets"), 1, plain.LARGEST, "buckets"))
+    if buckets_ms != scale.limits_ms:
+        msg = "buckets"
+        raise MalformedError(msg)
+    was_reset = fields.get("reset")
+    if not isinstance(was_reset, bool):
+        msg = "reset"
+        raise MalformedError(msg)
+
+    rows = _Rows(fields, scale)
+    hidden = Distinct(plain.integers(fields.get("hidden"), 0, Distinct.SPAN - 1, "hidden"))
+    run_id = plain.text(fields.get("run"), "run")
+    return Part(run_id, start_ms, buckets_ms, Window(rows, hidden), _unpack_health(fields.get("health")), was_reset)
+
+
+def _unpack_health(data: object) -> Health:
+    values = plain.numbers(data, "health", 0, plain.LARGEST)
+    if len(values) != 7:
+        msg = "health"
+        raise MalformedError(msg)
+    cpu_s, wall_s, memory_bytes, user_count, num_lags, lag_total_s, lag_max_s = values
+    return Health(cpu_s, wall_s, int(memory_bytes), int(user_count), int(num_lags), lag_total_s, lag_max_s)
+
+
+class _Rows:
+    """The rows of a reported window: all checked at once, made one by one."""
+
+    def __init__(self, fields: Mapping[str, Any], scale: Scale) -> None:
+        names = plain.texts(fields.get("names"), "names")
+        if len(names) % 2:
+            raise MalformedError("names")  # noqa: EM101
+        self._keys = [Key(*pair) for pair in zip(names[::2], names[1::2], strict=False)]
+        self._series = plain.integers(fields.get("series"), 0, len(self._keys) - 1, "series")
+        self._status = plain.integers(fields.get("status"), 0, LARGEST_STATUS_CODE, "status")
+        self._failures = plain.integers(fields.get("failures"), 0, plain.LARGEST, "failures")
+        self._untimed = plain.integers(fields.get("untimed"), 0, plain.LARGEST, "untimed")
+        self._lengths = plain.numbers(fields.get("length"), "length")
+        self._sizes = plain.integers(fields.get("sizes"), 0, len(scale.edges), "sizes")
+        self._totals = plain.numbers(fields.get("total"), "total", 0)
+        self._mins = plain.numbers(fields.get("min"), "min", 0, LARGEST_MS)
+        self._maxs = plain.numbers(fields.get("max"), "max", 0, LARGEST_MS)
+        self._firsts = plain.integers(fields.get("first"), 1, len(scale.edges) - 1, "first")
+        self._steps = plain.integers(fields.get("steps"), 1, len(scale.edges), "steps")
+        self._counts = plain.integers(fields.get("counts"), 1, plain.LARGEST, "counts")
+        self._check_lengths()
+        self._check_bins(len(scale.edges) - 1)
+
+    def _check_lengths(self) -> None:
+        columns = (self._series, self._status, self._failures, self._untimed, self._lengths, self._sizes)
+        num_timed = sum(map(bool, self._sizes))
+        timed = (self._totals, self._mins, self._maxs, self._firsts)
+        fits = (
+            {len(column) for column in columns} == {len(self._sizes)}
+            and {len(column) for column in timed} == {num_timed}
+            and len(self._counts) == sum(self._sizes) == len(self._steps) + num_timed
+        )
+        if not fits:
+            msg = "columns of different length"
+            raise MalformedError(msg)
+
+    def _check_bins(self, largest: int) -> None:
+        """Each histogram's last bin exists, and no row has more failures than requests, or a minimum above its maximum.
+
+        Locust itself counts failures apart from requests, but this package does not.
+        """
+        if any(low > high for low, high in zip(self._mins, self._maxs, strict=True)):
+            msg = "min above max"
+            raise MalformedError(msg)
+        for bins, failures, untimed in zip(self._histograms(), self._failures, self._untimed, strict=True):
+            if bins and max(bins) > largest:
+                msg = "steps"
+                raise MalformedError(msg)
+            if failures > untimed + sum(bins.values()):
+                msg = "failures"
+                raise MalformedError(msg)
+
+    def _histograms(self) -> Iterator[Bins]:
+        """The bins of each row."""
+        firsts, step, count = iter(self._firsts), 0, 0
+        for size in self._sizes:
+            if not size:
+                yield {}
+                continue
+            indexes = accumulate(self._steps[step : step + size - 1], initial=next(firsts))
+            yield dict(zip(indexes, self._counts[count : count + size], strict=True))
+            step, count = step + size - 1, count + size
+
+    def __bool__(self) -> bool:
+        return bool(self._sizes)
+
+    def rows(self) -> Iterator[Row | None]:
+        """The rows."""
+        timed = zip(self._totals, self._mins, self._maxs, strict=True)
+        plain = zip(self._series, self._status, self._failures, self._untimed, self._lengths, strict=True)
+        for (index, status_code, failures, untimed, length), bins in zip(plain, self._histograms(), strict=True):
+            numbers = Numbers()
+            numbers.num_failures, numbers.num_untimed, numbers.content_length = failures, untimed, length
+            if bins:
+                numbers.bins = bins
+                numbers.total_ms, numbers.min_ms, numbers.max_ms = next(timed)
+            yield self._keys[index], status_code, numbers
+
+
+class WorkerClock:
+    """How far a worker's clock is off, by its last reports: the quickest of them tells best."""
+
+    def __init__(self) -> None:
+        self._offsets_ms: deque[float] = deque(maxlen=NUM_OFFSETS)
+
+    def see(self, sent_at_ms: float, arrival_ms: float) -> None:
+        """Note when a report was sent by the worker's clock, and arrived by ours."""
+        self._offsets_ms.append(arrival_ms - sent_at_ms)
+
+    @property
+    def offset_ms(self) -> float:
+        """What to add to the worker's clock to have ours; it includes how long the quickest report took."""
+        return min(self._offsets_ms, default=0.0)
+
+    def shift_ms(self, interval_ms: int) -> int:
+        """What to add to the start of its windows: whole windows, from half a one up."""
+        if abs(self.offset_ms) < interval_ms / 2:
+            return 0
+        return round(self.offset_ms / interval_ms) * interval_ms
+
+    def lag_ms(self, interval_ms: int) -> float:
+        """How much later than ours its windows end all the same."""
+        return max(self.offset_ms - self.shift_ms(interval_ms), 0.0)
+
+
+def _encodable(text: str) -> str:
+    """The text, with a replacement for what UTF-8 has no form for."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _within_64_bits(number: float) -> float:
+    return number if abs(number) < LARGEST_CONTENT_LENGTH else float(number)

@@ -1,0 +1,222 @@
+"""What every process does, whatever its role: it listens to Locust and cuts what it recorded into windows.
+
+Everything that Locust calls here takes note, wakes the reporter's greenlet and returns; what takes time is done there.
+No listener ever raises into Locust, which would change its exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gevent
+from gevent.event import Event as Flag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from locust.env import Environment
+    from locust.event import EventHook, Events
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE_S = 1.0
+"""How often the greenlet looks at the clock, which may be set."""
+
+LONGEST_HOLD_S = 0.001
+"""How long our greenlet works on a window before other greenlets may run."""
+
+_ATTRIBUTE = "locust_newrelic_reporter"
+
+Listener = TypeVar("Listener", bound="Callable[..., None]")
+
+
+def reporter_on(events: Events) -> Reporter | None:
+    """The reporter of the environment with these events, None if there is none."""
+    return getattr(events, _ATTRIBUTE, None)
+
+
+def set_reporter(events: Events, reporter: Reporter) -> None:
+    """Have *reporter* be the one with these events, until it is closed."""
+    setattr(events, _ATTRIBUTE, reporter)
+
+
+def log_unexpected(error: BaseException, result: str = "the test goes on") -> None:
+    """Log a fault of our own: where, but not what its text says, which may hold a secret."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}" if at else "unknown place"
+    logger.error("New Relic: unexpected %s at %s; %s", type(error).__name__, where, result)
+
+
+def safe(listener: Listener) -> Listener:
+    """*listener*, which logs instead of raising into Locust."""
+
+    @functools.wraps(listener)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            listener(*args, **kwargs)
+        except Exception as error:
+            log_unexpected(error)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def in_steps(steps: Iterator[None]) -> None:
+    """Do *steps*, with pauses for Locust's greenlets."""
+    since_s = time.perf_counter()
+    for _ in steps:
+        if time.perf_counter() - since_s > LONGEST_HOLD_S:
+            gevent.sleep(0)
+            since_s = time.perf_counter()
+
+
+def now_ms() -> int:
+    """The wall clock, in ms since the epoch."""
+    return int(time.time() * 1000)
+
+
+class Cadence:
+    """When windows begin and end: at multiples of the interval on the wall clock, which may be set at any time."""
+
+    def __init__(self, interval_s: float) -> None:
+        self.interval_ms = round(interval_s * 1000)
+        self.restart()
+
+    def restart(self) -> None:
+        """A window begins."""
+        self.opened_s = time.monotonic()
+        self.start_ms = self.start_of(now_ms())
+
+    def start_of(self, time_ms: int) -> int:
+        """The start of the window to which that moment belongs."""
+        return time_ms // self.interval_ms * self.interval_ms
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the window has to end."""
+        return not self.start_ms <= now_ms() < self.start_ms + self.interval_ms
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before asking again."""
+        to_boundary_s = (self.start_ms + self.interval_ms) / 1000 - time.time()
+        return min(max(to_boundary_s, 0.001), LONGEST_PAUSE_S)
+
+
+class Reporter:
+    """Reports the runs of one environment, or on a worker its part of them, until :meth:`close`."""
+
+    is_on: bool
+    """Whether there is anything to do."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self._listening: list[tuple[EventHook, Callable[..., None]]] = []
+        self._interrupt_handler: Callable[[int, FrameType | None], None] | None = None
+        self._closing, self._wake = Flag(), Flag()
+
+    def close(self) -> None:
+        """Stop listening. May be called any number of times, from any greenlet."""
+        for hook, listener in self._listening.copy():
+            self._unlisten(hook, listener)
+        self._unshield()
+        vars(self.environment.stats).pop("reset_all", None)
+        if reporter_on(self.environment.events) is self:
+            delattr(self.environment.events, _ATTRIBUTE)
+
+    @property
+    def is_reporting(self) -> bool:
+        """Whether reporting is on and neither ``close`` nor Locust's ``quit`` has ended it."""
+        return self.is_on and not self._closing.is_set()
+
+    # -- listening ---------------------------------------------------------------------------------------------------
+
+    def _listen(self, hook: EventHook, listener: Callable[..., None]) -> None:
+        hook.add_listener(listener)  # type: ignore[no-untyped-call]
+        self._listening.append((hook, listener))
+
+    def _unlisten(self, hook: EventHook, listener: Callable[..., None]) -> None:
+        self._listening.remove((hook, listener))
+        with contextlib.suppress(ValueError):  # somebody else has removed it
+            hook.remove_listener(listener)  # type: ignore[no-untyped-call]
+
+    def _listen_first(self, hook: EventHook, listener: Callable[..., None]) -> None:
+        """Listen before anyone else: what their listeners request belongs to what begins, not the time they take."""
+        self._listen(hook, listener)
+        hook._handlers.insert(0, hook._handlers.pop())
+
+    def _listen_beside_locust(
+        self, hook: EventHook, listener: Callable[..., None], module: str = "locust.runners"
+    ) -> None:
+        """Listen right after what Locust's own *module* does, so that nothing can come between its count and ours.
+
+        A listener in between might raise StopUser, or wait and be killed with its user: Locust has counted the request
+        by then, and so must we.
+        """
+        self._listen(hook, listener)
+        handlers = hook._handlers
+        own = [getattr(handler, "__module__", "") == module for handler in handlers]
+        if any(own):
+            handlers.insert(own.index(True) + 1, handlers.pop())
+
+    def _watch_resets(self, on_reset: Callable[[], None]) -> None:
+        """Be told of each reset of Locust's statistics at the very moment, whoever asks for it.
+
+        Of its own resets Locust fires an event, but not always at the moment, and a locustfile may call ``reset_all()``
+        itself. So this environment's statistics get a ``reset_all`` that tells us first.
+        """
+        reset_all = self.environment.stats.reset_all
+
+        def reset_all_and_tell() -> None:
+            safe(on_reset)()
+            reset_all()
+
+        self.environment.stats.reset_all = reset_all_and_tell  # type: ignore[method-assign]
+
+    def _user_count(self) -> int:
+        return getattr(self.environment.runner, "user_count", 0)
+
+    # -- interrupts --------------------------------------------------------------------------------------------------
+
+    def _greenlets(self) -> list[gevent.Greenlet]:
+        """Those of ours in which a Ctrl-C must not be raised."""
+        return []
+
+    def _shield_from_interrupts(self) -> None:
+        """Pass a Ctrl-C that arrives while one of our greenlets runs on to Locust's main greenlet.
+
+        Python raises KeyboardInterrupt in whatever runs at that moment. In the middle of our work it would cost a
+        window, or have a batch sent again whose answer was on its way; elsewhere all stays as it is.
+        """
+        default = signal.default_int_handler
+        if not _may_set_signals() or signal.getsignal(signal.SIGINT) is not default:
+            return
+
+        hub = gevent.get_hub()
+
+        def on_interrupt(number: int, frame: FrameType | None) -> None:
+            if gevent.getcurrent() in (hub, *self._greenlets()):  # the hub would pass it on as well, with a traceback
+                hub.loop.run_callback(hub.handle_system_error, KeyboardInterrupt, KeyboardInterrupt())
+            else:
+                default(number, frame)
+
+        signal.signal(signal.SIGINT, on_interrupt)
+        self._interrupt_handler = on_interrupt
+
+    def _unshield(self) -> None:
+        ours = self._interrupt_handler
+        if ours is not None and _may_set_signals() and signal.getsignal(signal.SIGINT) is ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _may_set_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()

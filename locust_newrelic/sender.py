@@ -1,0 +1,638 @@
+"""The side of the process that sends: a local run, or a master with what its workers report.
+
+Windows of all processes become events here, and go to where the settings say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import logging
+import os
+import re
+import socket
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gevent
+import locust
+from gevent.event import Event as Flag
+from locust import argument_parser, runners
+
+from . import own_stats, relay
+from ._version import __version__
+from .config import ConfigError
+from .delivery import Delivery
+from .gathering import Gathering
+from .health import Gauge, Health
+from .histogram import Scale
+from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
+from .plain import MalformedError
+from .relay import UnknownVersionError, WorkerClock
+from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
+from .spool import Output
+from .transport import Transport
+from .window import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from locust.env import Environment
+
+    from .config import Config
+    from .gathering import Slot
+    from .payload import NewRelicEvent
+    from .window import Names, Window
+
+logger = logging.getLogger(__name__)
+
+LATE_REQUESTS_S = 1.0
+"""How long after a test's stop its stop event waits for requests that listeners of ``test_stop`` still make."""
+
+REPORTS_TO_WAIT = 2
+"""For how many of the workers' reports (one every 3 s) a window, and the end of a run, wait."""
+
+EVENTS_AT_ONCE = 25
+"""Events that are made before other greenlets may run: some 2 ms."""
+
+MOST_RUNS = 8
+"""Runs for which what workers still report is counted."""
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    def put(self, events: Sequence[NewRelicEvent], /) -> None:
+        """Take *events*."""
+
+
+@dataclass
+class _Run:
+    """One test run: from a test start until its stop event, and for what workers report of it afterwards."""
+
+    run_id: str
+    payload: Payload
+    gathering: Gathering
+    started_s: float
+    totals: Totals = field(default_factory=Totals)
+    stats_epoch: int = 0
+    stopping: bool = False
+    stopped_s: float | None = None
+    """When its users began to stop (with workers), or had stopped."""
+    stopped_ms: int = 0
+    ended_s: float | None = None
+    """When all of its users had stopped."""
+    awaited: set[str] = field(default_factory=set)
+    """The workers that have not reported since it stopped."""
+    approximate: set[str] = field(default_factory=set)
+    """The workers of which only Locust's own statistics are known."""
+    worker_count: int = 0
+    finished: bool = False
+    """Whether its stop event is on its way."""
+    is_told: bool = False
+    """Whether the stop event is made: what comes now is late."""
+
+    @property
+    def names(self) -> Names:
+        """Which endpoints it has."""
+        return self.gathering.names
+
+
+@dataclass
+class _WorkerFacts:
+    """What the master knows of a worker."""
+
+    clock: WorkerClock = field(default_factory=WorkerClock)
+    said: set[str] = field(default_factory=set)
+    """What was logged about it."""
+
+
+class Sender(Reporter):
+    """Reports the runs of one environment.
+
+    One greenlet closes the windows at their boundaries and turns them into events; another, the delivery's, sends them.
+    """
+
+    def __init__(self, environment: Environment, config: Config) -> None:
+        super().__init__(environment)
+        self.is_on = config.is_on
+        self._config = config
+        self._sinks: list[Sink] = []
+        self._delivery: Delivery | None = None
+        self._output: Output | None = None
+        self._finisher: gevent.Greenlet | None = None
+        self._closed = Flag()
+        if self.is_on:
+            self._start()
+        else:
+            self._say_why_off()
+
+    def close(self) -> None:
+        """End the open run, deliver what is left (for ``flush_timeout_s`` at most) and stop listening.
+
+        May be called any number of times, from any greenlet; each call returns when all is done.
+        """
+        if self.is_on:
+            self._finish()
+            self._gauge.close()
+            vars(self.environment.parsed_options or argparse.Namespace()).pop(relay.RUN_OPTION, None)
+        super().close()
+
+    # -- wiring ------------------------------------------------------------------------------------------------------
+
+    def _say_why_off(self) -> None:
+        if self._config.disabled:
+            logger.info("New Relic: reporting is off (--newrelic-disabled)")
+        else:
+            logger.info(
+                "New Relic: reporting is off. To turn it on, set NEW_RELIC_LICENSE_KEY; or write the events to a file"
+                " with --newrelic-output FILE."
+            )
+
+    def _start(self) -> None:
+        config = self._config
+        self._scale = Scale(config.buckets_ms)
+        self._recorder = Recorder(self._scale, config.max_series)
+        self._cadence = Cadence(config.interval_s)
+        self._gauge = Gauge()
+        self._host_name = socket.gethostname()
+        self._work: deque[Iterator[NewRelicEvent]] = deque()
+        self._run: _Run | None = None
+        self._runs: dict[str, _Run] = {}
+        self._workers: dict[str, _WorkerFacts] = {}
+        self._num_runs = 0
+        self._names_warned = 0
+        self._told: dict[str, int] = {}
+        self._open_sinks()
+
+        events = self.environment.events
+        self._listen_beside_locust(events.request, self._recorder.on_request)
+        self._listen_beside_locust(events.worker_report, safe(self._on_worker_report), "locust.stats")
+        self._listen_first(events.test_start, safe(self._on_test_start))
+        self._listen_beside_locust(events.spawning_complete, safe(self._on_spawning_complete))
+        self._listen(events.test_stopping, safe(self._on_test_stopping))
+        self._listen_first(events.test_stop, safe(self._on_test_stop))
+        self._listen(events.quit, safe(self._on_quit))
+        self._watch_resets(self._on_reset)
+        self._process_id = os.getpid()
+        atexit.register(self._at_exit)
+        self._greenlet = gevent.spawn(self._loop)
+        self._shield_from_interrupts()
+        if getattr(self.environment.runner, "state", None) in ("spawning", "running"):
+            self._on_test_start()
+
+    def _open_sinks(self) -> None:
+        config = self._config
+        if config.output is not None:
+            try:
+                self._output = Output(config.output)
+            except OSError as error:
+                msg = f"--newrelic-output: cannot write {config.output}: {error.strerror}"
+                raise ConfigError(msg) from None
+            self._sinks.append(self._output)
+            logger.info("New Relic: events are written to %s", config.output)
+        if config.license_key is not None:
+            transport = Transport(
+                config.license_key, config.url, ca_bundle=config.ca_bundle, version=__version__, clock=time.time
+            )
+            self._delivery = Delivery(transport)
+            self._sinks.append(self._delivery)
+            logger.info(
+                "New Relic: reporting to %s (region %s) every %g s",
+                transport.host,
+                config.region_name,
+                config.interval_s,
+            )
+
+    def _greenlets(self) -> list[gevent.Greenlet]:
+        delivery = self._delivery.greenlet if self._delivery is not None else None
+        return [greenlet for greenlet in (self._greenlet, self._finisher, delivery) if greenlet is not None]
+
+    @property
+    def _is_master(self) -> bool:
+        return isinstance(self.environment.runner, runners.MasterRunner)
+
+    @property
+    def _grace_s(self) -> float:
+        """How long after its end a window waits for what workers report."""
+        if not self._is_master:
+            return 0.0
+        lag_ms = max((worker.clock.lag_ms(self._cadence.interval_ms) for worker in self._workers.values()), default=0.0)
+        return REPORTS_TO_WAIT * runners.WORKER_REPORT_INTERVAL + lag_ms / 1000
+
+    # -- what Locust tells us ----------------------------------------------------------------------------------------
+
+    def _on_test_start(self, **_: object) -> None:
+        if self._closing.is_set():
+            return
+        if isinstance(self.environment.runner, runners.WorkerRunner):
+            logger.warning("New Relic: on a worker, attach after its runner is created; it is not recorded in detail")
+            return
+
+        self._finish_run()  # one whose stop event still waited for late requests
+        self._end_window()
+        self._recorder.forget_names()
+        self._names_warned = 0
+        self._num_runs += 1
+        run = self._run = self._new_run()
+        self._runs[run.run_id] = run
+        while len(self._runs) > MOST_RUNS:
+            del self._runs[next(iter(self._runs))]
+        self._cadence.restart()
+        self._gauge.take(0)
+        if self._is_master:
+            self._forward(run)
+        self._say(PHASE_START, self._target() | {"interval_ms": self._cadence.interval_ms})
+        logger.info("New Relic: run %s started; find it with WHERE run_id = '%s'", run.run_id, run.run_id)
+
+    def _on_spawning_complete(self, user_count: int, **_: object) -> None:
+        if self._run is not None and not self._run.finished:
+            self._run.totals.see_users(int(user_count))
+            self._say(PHASE_SPAWNING_COMPLETE, {"user_count": user_count})
+
+    def _on_test_stopping(self, **_: object) -> None:
+        """The users begin to stop. With workers that is the end of the run, since another may start meanwhile."""
+        run = self._run
+        if run is None or run.stopping:
+            return
+        run.stopping = True
+        run.totals.see_users(self._user_count())
+        run.worker_count = getattr(self.environment.runner, "worker_count", 0)
+        if self._is_master:
+            run.awaited = set(self._present_workers())
+            self._stop(run)
+
+    def _on_test_stop(self, **_: object) -> None:
+        """All users have stopped. For a former run that can come after the next has begun, and says nothing."""
+        run = self._run
+        if run is not None and run.stopping and run.ended_s is None:
+            run.ended_s = time.monotonic()
+            if run.stopped_s is None:
+                self._stop(run)
+
+    def _on_worker_report(self, client_id: str, data: object, **_: object) -> None:
+        run = self._run
+        if run is not None and not self._closed.is_set():
+            self._work.append(self._reported(client_id, data, now_ms(), run, run.stats_epoch))
+            self._wake.set()
+
+    def _on_reset(self) -> None:
+        if self._run is not None:
+            self._end_window()
+            self._run.stats_epoch += 1
+
+    def _on_quit(self, **_: object) -> None:
+        self._finish()
+
+    # -- windows and runs --------------------------------------------------------------------------------------------
+
+    def _end_window(self) -> None:
+        """Cut the open window; one without a request has events only while a test runs."""
+        window, run, cadence = self._recorder.take(), self._run, self._cadence
+        if run is not None:
+            now_s, start_ms, epoch = time.monotonic(), cadence.start_ms, run.stats_epoch
+            due_s = now_s + self._grace_s
+            if not run.finished:
+                stopped_s = run.stopped_s
+                is_needed = stopped_s is None or stopped_s > cadence.opened_s
+                until_s = stopped_s if stopped_s is not None and is_needed else now_s
+                interval = self._interval(run, until_s - cadence.opened_s)
+                run.gathering.cut(interval, due_s, is_needed=is_needed)
+            if window or not run.finished:
+                role = "master" if self._is_master else "local"
+                node = Node(self._host_name, role, 0, self._gauge.take(0 if self._is_master else self._user_count()))
+                self._work.append(self._gathered(run, window, node, start_ms, epoch))
+        cadence.restart()
+        self._wake.set()
+
+    def _interval(self, run: _Run, duration_s: float) -> Interval:
+        runner = self.environment.runner
+        return Interval(
+            start_ms=self._cadence.start_ms,
+            duration_s=duration_s,
+            stats_epoch=run.stats_epoch,
+            user_count=self._user_count(),
+            target_user_count=getattr(runner, "target_user_count", 0),
+            worker_count=getattr(runner, "worker_count", 0),
+            state=getattr(runner, "state", "unknown"),
+        )
+
+    def _stop(self, run: _Run) -> None:
+        run.stopped_s, run.stopped_ms = time.monotonic(), now_ms()
+
+    def _is_over(self, run: _Run) -> bool:
+        """Whether nobody is expected to tell anything more of a run that has ended."""
+        if run.finished or run.ended_s is None:
+            return False
+        since_s = time.monotonic() - run.ended_s
+        return since_s >= LATE_REQUESTS_S and (since_s >= self._grace_s or not run.awaited & self._present_workers())
+
+    def _finish_run(self) -> None:
+        """End the run: its last windows, then the stop event, which tells of all of them."""
+        run = self._run
+        if run is None or run.finished:
+            return
+        if run.stopped_s is None:
+            self._stop(run)
+            run.worker_count = getattr(self.environment.runner, "worker_count", 0)
+        self._end_window()
+        run.finished = True
+        self._work.append(self._stop_events(run, self._target() | {"worker_count": run.worker_count}))
+        self._wake.set()
+
+    def _new_run(self) -> _Run:
+        config = self._config
+        run_id = config.run_id or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        if config.run_id and self._num_runs > 1:
+            run_id = f"{run_id}-{self._num_runs}"
+        profile = getattr(self.environment, "profile", None)
+        made = Payload(
+            self._scale,
+            app_name=config.app_name,
+            run_id=run_id,
+            test_name=config.test_name or profile or self.environment.locustfile or "locust",
+            attributes=config.attributes,
+        )
+        return _Run(run_id, made, Gathering(self._recorder.names, config.max_series), started_s=time.monotonic())
+
+    def _say(self, phase: str, facts: dict[str, Any]) -> None:
+        if self._run is not None:
+            event = self._run.payload.test_run(phase, now_ms(), self._run.stats_epoch, facts)
+            self._work.append(iter([event]))
+            self._wake.set()
+
+    def _target(self) -> dict[str, Any]:
+        """What is tested, with what."""
+        runner, classes = self.environment.runner, self.environment.user_classes
+        hosts = {self.environment.host} if self.environment.host else {cls.host for cls in classes if cls.host}
+        return {
+            "target_host": ", ".join(sorted(map(_without_credentials, hosts))) or None,
+            "user_classes": ", ".join(sorted(cls.__name__ for cls in classes)),
+            "user_count": self._user_count(),
+            "target_user_count": getattr(runner, "target_user_count", 0),
+            "worker_count": getattr(runner, "worker_count", 0),
+            "locust_version": locust.__version__,
+            "locust_newrelic_version": __version__,
+        }
+
+    def _warn_of_hidden_names(self, num_hidden: int) -> None:
+        """Say so at the first name and at each doubling of their number."""
+        if num_hidden >= max(1, 2 * self._names_warned):
+            self._names_warned = num_hidden
+            logger.warning(
+                "New Relic: more than %d endpoints (--newrelic-max-series): %d further names are reported together as"
+                " (other). Group requests with name=... in the locustfile.",
+                self._config.max_series,
+                num_hidden,
+            )
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _present_workers(self) -> set[str]:
+        """The ids of the workers that Locust does not miss."""
+        clients = getattr(self.environment.runner, "clients", {})
+        return {client_id for client_id, client in clients.items() if client.state != runners.STATE_MISSING}
+
+    def _forward(self, run: _Run) -> None:
+        """Have Locust tell the workers of *run*: it sends them all options with each start of users."""
+        config = self._config
+        if self.environment.parsed_options is None:
+            self.environment.parsed_options = argparse.Namespace(**argument_parser.default_args_dict())
+        options = relay.RunOptions(run.run_id, config.interval_s, config.buckets_ms, config.max_series)
+        setattr(self.environment.parsed_options, relay.RUN_OPTION, _unchangeable(options.plain()))
+
+    def _reported(
+        self, client_id: str, data: object, arrival_ms: int, run: _Run, epoch: int
+    ) -> Iterator[NewRelicEvent]:
+        """Count in what a worker has reported; *run* and *epoch* are those at its arrival."""
+        fields = data if isinstance(data, dict) else {}
+        worker = self._workers.setdefault(client_id, _WorkerFacts())
+        report = self._read(client_id, fields.get(relay.KEY), worker)
+        if report is not None:
+            worker.clock.see(report.sent_at_ms, arrival_ms)
+            shift_ms = worker.clock.shift_ms(self._cadence.interval_ms)
+            for part in report.parts:
+                node = self._node(client_id, part.health, -round(worker.clock.offset_ms))
+                of_run = self._runs.get(part.run_id, run)
+                of_epoch = (epoch if of_run is run else of_run.stats_epoch) - part.was_reset
+                start_ms = self._cadence.start_of(part.start_ms + shift_ms)
+                yield from self._gathered(of_run, part.window, node, start_ms, of_epoch)
+        else:
+            yield from self._reported_by_locust(client_id, fields.get("stats"), arrival_ms, run, epoch)
+        if fields.get("user_count") == 0:
+            run.awaited.discard(client_id)
+
+    def _read(self, client_id: str, data: object, worker: _WorkerFacts) -> relay.Report | None:
+        """Our part of a worker's report; None if there is none, or none that can be used."""
+        if data is None:
+            return None
+        try:
+            return relay.unpack(data, self._scale)
+        except UnknownVersionError:
+            self._warn_of(client_id, worker, "has another version of locust-newrelic")
+        except MalformedError as error:
+            self._warn_of(client_id, worker, f"sent a report that cannot be read ({error})")
+        return None
+
+    def _reported_by_locust(
+        self, client_id: str, stats: object, arrival_ms: int, run: _Run, epoch: int
+    ) -> Iterator[NewRelicEvent]:
+        """Count in what Locust's own statistics in a report tell."""
+        worker = self._workers[client_id]
+        last_ms = own_stats.last_request_ms(stats)
+        if last_ms is not None and abs(arrival_ms - last_ms) > REPORTS_TO_WAIT * runners.WORKER_REPORT_INTERVAL * 1000:
+            worker.clock.see(last_ms, arrival_ms)
+        elif last_ms is not None:
+            worker.clock.see(arrival_ms, arrival_ms)
+        try:
+            windows = own_stats.windows_of(
+                stats,
+                self._scale,
+                interval_ms=self._cadence.interval_ms,
+                shift_ms=round(worker.clock.offset_ms),
+                arrival_ms=arrival_ms,
+            )
+        except MalformedError as error:
+            self._warn_of(client_id, worker, f"sent statistics that cannot be read ({error}): they are not counted")
+            return
+        for start_ms, window in windows.items():
+            if window:
+                run.approximate.add(client_id)
+                yield from self._gathered(run, window, self._node(client_id), start_ms, epoch)
+
+    def _node(self, client_id: str, health: Health | None = None, clock_skew_ms: float | None = None) -> Node:
+        """A worker; without health of its own, what Locust knows of it."""
+        runner: Any = self.environment.runner
+        client = runner.clients.get(client_id) if self._is_master else None
+        if health is None and client is not None:
+            seconds = runners.WORKER_REPORT_INTERVAL if client.cpu_usage else 0.0  # Locust measures after some seconds
+            health = Health(client.cpu_usage / 100 * seconds, seconds, int(client.memory_usage), int(client.user_count))
+        index = runner.worker_indexes.get(client_id) if self._is_master else None
+        host_name = client_id if index is None else client_id.rpartition("_")[0]
+        return Node(
+            host_name, "worker", -1 if index is None else index, health or Health(), clock_skew_ms=clock_skew_ms
+        )
+
+    def _warn_of(self, client_id: str, worker: _WorkerFacts, what: str) -> None:
+        """Say it, once for each worker."""
+        level = logging.DEBUG if what in worker.said else logging.WARNING
+        worker.said.add(what)
+        logger.log(level, "New Relic: worker %s %s; Locust's own statistics of it are used", client_id, what)
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _gathered(self, run: _Run, window: Window, node: Node, start_ms: int, epoch: int) -> Iterator[NewRelicEvent]:
+        """Count *window* in; what becomes of it is an event once it is due."""
+        if run.is_told and not window:
+            return
+        ends_in_s = min(start_ms - now_ms(), self._cadence.interval_ms) / 1000 + self._cadence.interval_ms / 1000
+        due_s = time.monotonic() + ends_in_s + self._grace_s
+        in_steps(run.gathering.add(window, node, start_ms, epoch, due_s=0.0 if run.is_told else due_s))
+        yield from ()
+
+    def _take_due(self) -> bool:
+        """Have the events made of all windows that are due; returns whether there are any."""
+        for run in self._runs.values():
+            for slot in run.gathering.take_due(time.monotonic(), run.stats_epoch):
+                self._work.append(self._slot_events(run, slot))
+        return bool(self._work)
+
+    def _slot_events(self, run: _Run, slot: Slot) -> Iterator[NewRelicEvent]:
+        if not (slot.window or slot.is_needed):
+            return
+        in_steps(slot.window.settle())
+        slot.window.hidden.merge(run.names.hidden)
+        is_late = slot.interval is None
+        if slot.interval is not None:
+            yield from run.payload.window_events(slot.window, slot.interval, run.totals)
+        else:
+            yield from run.payload.late_events(slot.window, slot.start_ms, slot.stats_epoch, run.totals)
+        for node in slot.nodes.values():
+            facts = self._sending() if node.is_own else {}
+            yield run.payload.node_event(node, slot.start_ms, slot.stats_epoch, facts, late=is_late)
+        self._warn_of_hidden_names(slot.window.num_hidden_names)
+
+    def _sending(self) -> dict[str, int]:
+        """What became of events since this was asked for last, and how many wait."""
+        if self._delivery is None:
+            return {}
+        so_far = {"events_sent": self._delivery.num_sent, "events_lost": sum(self._delivery.lost.values())}
+        since = {name: number - self._told.get(name, 0) for name, number in so_far.items()}
+        self._told = so_far
+        return {**since, "events_queued": self._delivery.num_queued}
+
+    def _stop_events(self, run: _Run, facts: dict[str, Any]) -> Iterator[NewRelicEvent]:
+        for slot in run.gathering.take_all():
+            yield from self._slot_events(run, slot)
+        run.is_told = True
+        if self._is_master:
+            facts["approximate_workers"] = len(run.approximate)
+        duration_s = (run.stopped_s or run.started_s) - run.started_s
+        facts |= run.payload.whole_run(run.totals, duration_s, self._delivery.lost if self._delivery else {})
+        yield run.payload.test_run(PHASE_STOP, run.stopped_ms, run.stats_epoch, facts)
+
+    # -- the greenlet ------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait(self._cadence.pause_s)
+            self._wake.clear()
+            try:
+                if self._run is not None and self._is_over(self._run):
+                    self._finish_run()
+                if self._cadence.is_over:
+                    self._end_window()
+                self._make_events()
+            except Exception as error:
+                log_unexpected(error)
+
+    def _make_events(self) -> None:
+        """Turn what is noted into events and hand them on, with pauses for Locust's greenlets."""
+        while self._work or self._take_due():
+            made = self._work.popleft()
+            for events in iter(lambda made=made: list(islice(made, EVENTS_AT_ONCE)), []):  # type: ignore[misc]
+                for sink in self._sinks:
+                    sink.put(events)
+                gevent.sleep(0)
+
+    def _finish(self) -> None:
+        """Everything that is left goes out, once, from a greenlet of its own; whoever calls waits for it.
+
+        So a caller that is killed, or interrupted, leaves nothing half done. A Ctrl-C ends the wait for New Relic.
+        """
+        if not self._closing.is_set():
+            self._closing.set()
+            atexit.unregister(self._at_exit)
+            self._finisher = gevent.spawn(self._finish_all)
+        try:
+            self._closed.wait()
+        except KeyboardInterrupt:
+            logger.warning("New Relic: interrupted; what is not sent now is lost")
+            if self._delivery is not None:
+                self._delivery.interrupt()
+            self._closed.wait()
+
+        # At SIGTERM Locust shuts down from several greenlets, and all of them wait here. Let the others exit first: the
+        # SystemExit of one that does it after the main greenlet would be printed with a traceback.
+        if gevent.getcurrent() is gevent.get_hub().parent:
+            gevent.sleep(0)
+
+    def _finish_all(self) -> None:
+        begun_s = time.monotonic()
+        try:
+            self._finish_run()
+            self._end_window()
+            self._greenlet.join()
+            self._make_events()
+            if self._delivery is not None:
+                spent_s = time.monotonic() - begun_s
+                self._delivery.close(max(self._config.flush_timeout_s - spent_s, 0.0))
+        except Exception as error:
+            log_unexpected(error)
+        finally:
+            if self._output is not None:
+                self._output.close()
+            self._say_what_was_sent()
+            self._closed.set()
+
+    def _at_exit(self) -> None:
+        """For an exit without ``quit``: a second Ctrl-C, ``sys.exit()`` in a locustfile. A forked child has no part."""
+        if os.getpid() == self._process_id:
+            self._finish()
+
+    def _say_what_was_sent(self) -> None:
+        if self._delivery is not None:
+            lost = self._delivery.lost
+            by_reason = ", ".join(f"{number} {reason}" for reason, number in lost.items())
+            logger.log(
+                logging.WARNING if lost else logging.INFO,
+                "New Relic: %d events sent, %s",
+                self._delivery.num_sent,
+                f"{sum(lost.values())} lost ({by_reason})" if lost else "none lost",
+            )
+        if self._output is not None:
+            logger.info("New Relic: %d events written to %s", self._output.num_written, self._output.path)
+
+
+def _unchangeable(options: dict[str, Any]) -> dict[str, Any]:
+    """*options*, of which Locust's web UI makes the same again, whatever a form has posted for it.
+
+    The UI would call the type of the present value for the new one.
+    """
+
+    class Unchangeable(dict[str, Any]):
+        def __init__(self, *_: object) -> None:
+            super().__init__(options)
+
+    return Unchangeable()
+
+
+def _without_credentials(url: str) -> str:
+    """The address without what may be a secret in it: user, password, parameters, query; whatever its form is."""
+    scheme, separator, rest = str(url).rpartition("://")
+    address = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{re.split('[;?#]', address)[0]}"

@@ -1,0 +1,226 @@
+"""A master and workers, as real processes: New Relic gets one picture of the test, whose counts are Locust's own."""
+
+import json
+import re
+import signal
+import statistics
+from collections import Counter
+
+import gevent
+import pytest
+from crew import TRUTH, Crew, ForeignWorker, Wiretap, counts, pause, reported_counts, resume, truth
+from locusts import free_port
+from test_end_to_end import EVERYTHING, SIMPLE, assert_consistent, assert_same
+from test_web_ui import WebUI, of_phase
+
+STEADY = (
+    """
+import locust_newrelic
+from locust import FastHttpUser, constant_throughput, task
+
+class Steady(FastHttpUser):
+    wait_time = constant_throughput(20)
+
+    @task
+    def index(self):
+        self.client.get("/")
+"""
+    + TRUTH
+)
+
+
+def processes(new_relic, number=2):
+    """The options and the environment of Locust with worker processes."""
+    port = str(free_port())
+    return ["--processes", str(number)], new_relic.environment() | {
+        "LOCUST_MASTER_BIND_PORT": port, "LOCUST_MASTER_NODE_PORT": port,
+    }  # fmt: skip
+
+
+def no_log_of_a_fault(log):
+    """Whether nothing of ours went wrong."""
+    return "unexpected" not in log and "Uncaught exception" not in log and "/locust_newrelic/" not in log
+
+
+def test_everything_with_processes(new_relic, locusts, target):
+    """All kinds of requests of two worker processes: New Relic has Locust's own figures, endpoint by endpoint."""
+    options, environment = processes(new_relic)
+    run = locusts.run(EVERYTHING, *options, "-H", target, "-u", "6", "-r", "6", "-t", "5", "--newrelic-interval", "2",
+                      environment=environment)  # fmt: skip
+
+    assert run.process.returncode == 1  # there were failures
+    assert_same(new_relic.of_type("LocustRequestStatistics"), run.stats())
+    assert_consistent(new_relic)
+    (start, complete, stop) = new_relic.of_type("LocustTestRun")
+    assert (start["worker_count"], complete["user_count"], stop["worker_count"]) == (2, 6, 2)
+    assert (stop["approximate_workers"], stop["peak_user_count"]) == (0, 6)
+    assert {event["status_code"] for event in new_relic.of_type("LocustStatusCode")} == {0, 200, 404, 500}
+    assert no_log_of_a_fault(run.log)
+    assert run.log.count("reporting to") == 1
+    assert "reporting is off" not in run.log
+
+
+def test_no_ripple(new_relic, locusts, target, tmp_path):
+    """Windows of 2 s hold what was requested in them, though workers report every 3 s; one event for all of them."""
+    options, environment = processes(new_relic)
+    locusts.run(STEADY, *options, "-H", target, "-u", "10", "-r", "10", "-t", "13", "--newrelic-interval", "2",
+                environment=environment)  # fmt: skip
+
+    made = Counter(int(time_s) // 2 * 2000 for _, time_s, *_ in truth(tmp_path))
+    summaries = new_relic.of_type("LocustSummary")
+    told = Counter({event["timestamp"]: event["num_requests"] for event in summaries})
+    assert len(told) == len(summaries)
+    assert sum(told.values()) == sum(made.values())
+    differences = [told[start] - made[start] for start in sorted(made)[1:-1]]
+    assert statistics.pstdev(differences) < 0.05 * statistics.mean(made.values())
+    assert_nodes(new_relic, {"master-0", "worker-0", "worker-1"})
+
+
+def assert_nodes(new_relic, names):
+    """Each process told how it did in each window, and their requests are all requests."""
+    nodes = new_relic.of_type("LocustNode")
+    assert {event["node"].rpartition(":")[2] for event in nodes} == names
+    requests = sum(event["num_requests"] for event in nodes)
+    assert requests == sum(event["num_requests"] for event in new_relic.of_type("LocustSummary"))
+    assert all(event["num_requests"] == 0 for event in nodes if event["role"] == "master")
+    in_time = [event for event in nodes if "late" not in event and event["role"] == "worker"]
+    assert in_time
+    for event in in_time:
+        assert event["memory_bytes"] > 1_000_000
+        assert 0 <= event["cpu_percent"] < 400
+        assert abs(event["clock_skew_ms"]) < 60_000
+
+
+def test_a_mixed_crew(new_relic, locusts, target):
+    """Workers without key, without the package, in another language, and one that is killed: all are in the counts."""
+    crew = Crew(locusts, new_relic)
+    master = crew.master(SIMPLE, "--headless", "--expect-workers", "4", "-H", target, "-u", "4", "-r", "4", "-t", "12",
+                         "--newrelic-interval", "2")  # fmt: skip
+    crew.worker(SIMPLE)
+    crew.worker(SIMPLE.replace("import locust_newrelic\n", ""), name="without.py")
+    killed = crew.worker(SIMPLE, name="killed.py")
+    broken = {"newrelic": {"version": 1, "sent_at": "yesterday", "windows": []}}
+    newer = {"newrelic": {"version": 2, "everything": "better"}}
+    foreign = ForeignWorker(crew.port, extra=({}, broken, broken, newer, newer))
+    new_relic.wait_for(lambda server: of_phase(server, "spawning_complete"), "all users")
+    for _ in range(6):
+        foreign.report()
+    new_relic.wait_for(lambda server: server.of_type("LocustSummary"), "the first window")
+    killed.signal(signal.SIGKILL)
+    master.wait()
+    foreign.close()
+
+    assert_same(new_relic.of_type("LocustRequestStatistics"), master.stats())
+    assert_consistent(new_relic)
+    (stop,) = of_phase(new_relic, "stop")
+    assert stop["approximate_workers"] == 2
+    assert sum(event["num_requests"] for event in new_relic.of_type("LocustRequestStatistics", name="/go")) == 300
+    assert {event["status_code"] for event in new_relic.of_type("LocustStatusCode", name="/go")} == {0}
+    assert {event["status_code"] for event in new_relic.of_type("LocustStatusCode", name="/")} == {0, 200}
+    said = [line for line in master.log.splitlines() if foreign.client_id in line and "New Relic" in line]
+    assert ["cannot be read (sent_at)" in line or "another version" in line for line in said] == [True, True]
+    assert "goland:worker-" in json.dumps(new_relic.of_type("LocustNode"))
+    assert no_log_of_a_fault(master.log)
+
+
+EARLIER = "import time as _t\n_real = _t.time\n_t.time = lambda: _real() - 3600\n"
+
+
+def test_clocks_and_absences(new_relic, locusts, target, tmp_path):
+    """A worker whose clock is an hour off, a late one, one that is away for a while: all count in the right windows."""
+    crew = Crew(locusts, new_relic)
+    master = crew.master(STEADY, "--headless", "--expect-workers", "2", "-H", target, "-u", "6", "-r", "6", "-t", "15",
+                         "--newrelic-interval", "2")  # fmt: skip
+    crew.worker(EARLIER + STEADY, name="earlier.py")
+    away = crew.worker(STEADY)
+    new_relic.wait_for(lambda server: of_phase(server, "spawning_complete"), "all users")
+    pause(away)
+    crew.worker(STEADY, name="late.py")
+    master.wait_for_log("failed to send heartbeat")
+    resume(away)
+    master.wait_for_log("self-healed")
+    master.wait()
+
+    assert_same(new_relic.of_type("LocustRequestStatistics"), master.stats())
+    assert_consistent(new_relic)
+    (start,), (stop,) = of_phase(new_relic, "start"), of_phase(new_relic, "stop")
+    for event in new_relic.of_type("LocustSummary"):
+        assert start["timestamp"] - 2000 < event["timestamp"] <= stop["timestamp"] + 2000
+    skews = {round(event["clock_skew_ms"], -6) for event in new_relic.of_type("LocustNode", role="worker")
+             if "clock_skew_ms" in event}  # fmt: skip
+    assert skews == {0, -4_000_000}
+    made = Counter(int(time_s + (3600 if time_s < start["timestamp"] / 1000 - 1800 else 0)) // 2 * 2000
+                   for _, time_s, *_ in truth(tmp_path))  # fmt: skip
+    told = Counter()
+    for event in new_relic.of_type("LocustSummary"):
+        told[event["timestamp"]] += event["num_requests"]
+    assert sum(abs(told[at] - made[at]) for at in made) < 0.1 * sum(made.values())
+    assert stop["approximate_workers"] == 0
+
+
+def test_two_runs_from_the_web_ui(new_relic, locusts, target, tmp_path):
+    """Stop and start again while the stop still waits: each request counts in the run in which it was made.
+
+    The key does not travel to the workers, and whatever is posted for our options changes nothing.
+    """
+    crew = Crew(locusts, new_relic)
+    tap = Wiretap(crew.port)
+    master_options = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", str(crew.port)]
+    web = WebUI(locusts, *master_options, "-H", target, "--newrelic-run-id", "web", "--newrelic-interval", "3",
+                locustfile=STEADY, environment=new_relic.environment())  # fmt: skip
+    workers = [crew.worker(STEADY, port=tap.port) for _ in range(2)]
+    web.locust.wait_for_log("2 workers connected")
+    posted = {name.replace("-", "_"): "1" for name in ("newrelic-interval", "newrelic-app-name", "newrelic-license-key",
+              "newrelic-endpoint", "newrelic-output", "newrelic-buckets")} | {"newrelic_run": ""}  # fmt: skip
+    web.start(user_count=4, spawn_rate=4, **posted)
+    new_relic.wait_for(lambda server: len(server.of_type("LocustSummary")) >= 2, "two windows")
+    web.start(user_count=5, spawn_rate=5, **posted, host=target)
+    new_relic.wait_for(lambda server: len(of_phase(server, "spawning_complete")) == 2, "one more user")
+    stopping = gevent.spawn(web.stop)
+    web.locust.wait_for_log("reported that it has stopped")
+    web.start(user_count=3, spawn_rate=3, **posted)
+    new_relic.wait_for(lambda server: of_phase(server, "stop"), "the end of the first run")
+    new_relic.wait_for(lambda server: len(server.of_type("LocustSummary", run_id="web-2")) >= 1, "a window")
+    web.stop()
+    stopping.join()  # of the first run, after the second has begun
+    new_relic.wait_for(lambda server: len(of_phase(server, "stop")) == 2, "the second stop, without Locust's end")
+    web.locust.signal(2)
+    for process in (web.locust, *workers):
+        process.wait()
+    tap.close()
+
+    requests = truth(tmp_path)
+    for number, run_id in enumerate(("web", "web-2"), 1):
+        events = new_relic.of_type("LocustRequestStatistics", run_id=run_id)
+        assert reported_counts(events) == counts([request for request in requests if request[0] == number])
+    assert {event["interval_ms"] for event in of_phase(new_relic, "start")} == {3000}
+    assert {event["appName"] for event in new_relic.events} == {"Locust"}
+    assert new_relic.license_key.encode() not in tap.passed
+    assert set(re.findall(rb"newrelic_\w+", tap.passed)) == {b"newrelic_run"}
+    assert no_log_of_a_fault(web.locust.log)
+
+
+SHAPE = """
+from locust import LoadTestShape
+
+class Steps(LoadTestShape):
+    def tick(self):
+        second = self.get_run_time()
+        return None if second > 5 else (2 + int(second), 10)
+"""
+
+
+@pytest.mark.parametrize("more", ["", "--reset-stats"])
+def test_a_shape(new_relic, locusts, target, more):
+    """A custom shape; with --reset-stats, Locust's figures are those of the last epoch, and nothing is lost."""
+    options, environment = processes(new_relic)
+    locustfile = STEADY + SHAPE if not more else STEADY
+    limits = ["-t", "6", "-u", "4", "-r", "2", more] if more else []
+    run = locusts.run(locustfile, *options, "-H", target, *limits, environment=environment)
+
+    epochs = {event["stats_epoch"] for event in new_relic.of_type("LocustRequestStatistics")}
+    assert epochs == ({0, 1} if more else {0})
+    assert_same(new_relic.of_type("LocustRequestStatistics", stats_epoch=max(epochs)), run.stats())
+    made = counts(truth(locusts.folder))
+    assert reported_counts(new_relic.of_type("LocustRequestStatistics")) == made
+    assert no_log_of_a_fault(run.log)
