@@ -23,20 +23,19 @@ import locust
 from gevent.event import Event as Flag
 from locust import argument_parser, runners
 
-from . import own_stats, relay
+from . import relay
 from ._version import __version__
 from .config import ConfigError
 from .delivery import Delivery
 from .gathering import Gathering
-from .health import Gauge, Health
+from .health import Gauge
 from .histogram import Scale
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
-from .plain import MalformedError
-from .relay import UnknownVersionError, WorkerClock
 from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
 from .spool import Output
 from .transport import Transport
 from .window import Recorder
+from .workers import Workers, report_interval_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,15 +101,6 @@ class _Run:
         return self.gathering.names
 
 
-@dataclass
-class _WorkerFacts:
-    """What the master knows of a worker."""
-
-    clock: WorkerClock = field(default_factory=WorkerClock)
-    said: set[str] = field(default_factory=set)
-    """What was logged about it."""
-
-
 class Sender(Reporter):
     """Reports the runs of one environment.
 
@@ -163,7 +153,7 @@ class Sender(Reporter):
         self._work: deque[Iterator[NewRelicEvent]] = deque()
         self._run: _Run | None = None
         self._runs: dict[str, _Run] = {}
-        self._workers: dict[str, _WorkerFacts] = {}
+        self._workers = Workers(self.environment, self._scale, self._cadence)
         self._num_runs = 0
         self._names_warned = 0
         self._told: dict[str, int] = {}
@@ -221,8 +211,7 @@ class Sender(Reporter):
         """How long after its end a window waits for what workers report."""
         if not self._is_master:
             return 0.0
-        lag_ms = max((worker.clock.lag_ms(self._cadence.interval_ms) for worker in self._workers.values()), default=0.0)
-        return REPORTS_TO_WAIT * runners.WORKER_REPORT_INTERVAL + lag_ms / 1000
+        return REPORTS_TO_WAIT * report_interval_s() + self._workers.lag_s
 
     # -- what Locust tells us ----------------------------------------------------------------------------------------
 
@@ -239,9 +228,7 @@ class Sender(Reporter):
         self._names_warned = 0
         self._num_runs += 1
         run = self._run = self._new_run()
-        self._runs[run.run_id] = run
-        while len(self._runs) > MOST_RUNS:
-            del self._runs[next(iter(self._runs))]
+        self._remember(run)
         self._cadence.restart()
         self._gauge.take(0)
         if self._is_master:
@@ -263,7 +250,7 @@ class Sender(Reporter):
         run.totals.see_users(self._user_count())
         run.worker_count = getattr(self.environment.runner, "worker_count", 0)
         if self._is_master:
-            run.awaited = set(self._present_workers())
+            run.awaited = self._workers.present
             self._stop(run)
 
     def _on_test_stop(self, **_: object) -> None:
@@ -291,23 +278,25 @@ class Sender(Reporter):
     # -- windows and runs --------------------------------------------------------------------------------------------
 
     def _end_window(self) -> None:
-        """Cut the open window; one without a request has events only while a test runs."""
-        window, run, cadence = self._recorder.take(), self._run, self._cadence
-        if run is not None:
-            now_s, start_ms, epoch = time.monotonic(), cadence.start_ms, run.stats_epoch
-            due_s = now_s + self._grace_s
-            if not run.finished:
-                stopped_s = run.stopped_s
-                is_needed = stopped_s is None or stopped_s > cadence.opened_s
-                until_s = stopped_s if stopped_s is not None and is_needed else now_s
-                interval = self._interval(run, until_s - cadence.opened_s)
-                run.gathering.cut(interval, due_s, is_needed=is_needed)
-            if window or not run.finished:
-                role = "master" if self._is_master else "local"
-                node = Node(self._host_name, role, 0, self._gauge.take(0 if self._is_master else self._user_count()))
-                self._work.append(self._gathered(run, window, node, start_ms, epoch))
-        cadence.restart()
+        """Cut the open window. What is recorded between two runs belongs to the first of them."""
+        window, run = self._recorder.take(), self._run
+        if run is not None and not run.finished:
+            self._cut(run)
+        if run is not None and (window or not run.finished):
+            self._work.append(self._gathered(run, window, self._own_node(), self._cadence.start_ms, run.stats_epoch))
+        self._cadence.restart()
         self._wake.set()
+
+    def _cut(self, run: _Run) -> None:
+        """Note when the window was open, and what Locust looks like now; only while a test runs, that alone is told."""
+        opened_s, now_s, stopped_s = self._cadence.opened_s, time.monotonic(), run.stopped_s
+        is_needed = stopped_s is None or stopped_s > opened_s
+        until_s = stopped_s if stopped_s is not None and is_needed else now_s
+        run.gathering.cut(self._interval(run, until_s - opened_s), now_s + self._grace_s, is_needed=is_needed)
+
+    def _own_node(self) -> Node:
+        role, user_count = ("master", 0) if self._is_master else ("local", self._user_count())
+        return Node(self._host_name, role, 0, self._gauge.take(user_count))
 
     def _interval(self, run: _Run, duration_s: float) -> Interval:
         runner = self.environment.runner
@@ -329,7 +318,7 @@ class Sender(Reporter):
         if run.finished or run.ended_s is None:
             return False
         since_s = time.monotonic() - run.ended_s
-        return since_s >= LATE_REQUESTS_S and (since_s >= self._grace_s or not run.awaited & self._present_workers())
+        return since_s >= LATE_REQUESTS_S and (since_s >= self._grace_s or not run.awaited & self._workers.present)
 
     def _finish_run(self) -> None:
         """End the run: its last windows, then the stop event, which tells of all of them."""
@@ -358,6 +347,14 @@ class Sender(Reporter):
             attributes=config.attributes,
         )
         return _Run(run_id, made, Gathering(self._recorder.names, config.max_series), started_s=time.monotonic())
+
+    def _remember(self, run: _Run) -> None:
+        """Know the run by its id, which workers name; forget the oldest one, of which all is told."""
+        self._workers.forget_absent()
+        self._runs[run.run_id] = run
+        if len(self._runs) > MOST_RUNS:
+            oldest = self._runs.pop(next(iter(self._runs)))
+            self._work.extend(self._slot_events(oldest, slot) for slot in oldest.gathering.take_all())
 
     def _say(self, phase: str, facts: dict[str, Any]) -> None:
         if self._run is not None:
@@ -392,11 +389,6 @@ class Sender(Reporter):
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def _present_workers(self) -> set[str]:
-        """The ids of the workers that Locust does not miss."""
-        clients = getattr(self.environment.runner, "clients", {})
-        return {client_id for client_id, client in clients.items() if client.state != runners.STATE_MISSING}
-
     def _forward(self, run: _Run) -> None:
         """Have Locust tell the workers of *run*: it sends them all options with each start of users."""
         config = self._config
@@ -406,82 +398,17 @@ class Sender(Reporter):
         setattr(self.environment.parsed_options, relay.RUN_OPTION, _unchangeable(options.plain()))
 
     def _reported(
-        self, client_id: str, data: object, arrival_ms: int, run: _Run, epoch: int
+        self, client_id: str, data: object, arrival_ms: int, run: _Run, stats_epoch: int
     ) -> Iterator[NewRelicEvent]:
-        """Count in what a worker has reported; *run* and *epoch* are those at its arrival."""
-        fields = data if isinstance(data, dict) else {}
-        worker = self._workers.setdefault(client_id, _WorkerFacts())
-        report = self._read(client_id, fields.get(relay.KEY), worker)
-        if report is not None:
-            worker.clock.see(report.sent_at_ms, arrival_ms)
-            shift_ms = worker.clock.shift_ms(self._cadence.interval_ms)
-            for part in report.parts:
-                node = self._node(client_id, part.health, -round(worker.clock.offset_ms))
-                of_run = self._runs.get(part.run_id, run)
-                of_epoch = (epoch if of_run is run else of_run.stats_epoch) - part.was_reset
-                start_ms = self._cadence.start_of(part.start_ms + shift_ms)
-                yield from self._gathered(of_run, part.window, node, start_ms, of_epoch)
-        else:
-            yield from self._reported_by_locust(client_id, fields.get("stats"), arrival_ms, run, epoch)
-        if fields.get("user_count") == 0:
-            run.awaited.discard(client_id)
-
-    def _read(self, client_id: str, data: object, worker: _WorkerFacts) -> relay.Report | None:
-        """Our part of a worker's report; None if there is none, or none that can be used."""
-        if data is None:
-            return None
-        try:
-            return relay.unpack(data, self._scale)
-        except UnknownVersionError:
-            self._warn_of(client_id, worker, "has another version of locust-newrelic")
-        except MalformedError as error:
-            self._warn_of(client_id, worker, f"sent a report that cannot be read ({error})")
-        return None
-
-    def _reported_by_locust(
-        self, client_id: str, stats: object, arrival_ms: int, run: _Run, epoch: int
-    ) -> Iterator[NewRelicEvent]:
-        """Count in what Locust's own statistics in a report tell."""
-        worker = self._workers[client_id]
-        last_ms = own_stats.last_request_ms(stats)
-        if last_ms is not None and abs(arrival_ms - last_ms) > REPORTS_TO_WAIT * runners.WORKER_REPORT_INTERVAL * 1000:
-            worker.clock.see(last_ms, arrival_ms)
-        elif last_ms is not None:
-            worker.clock.see(arrival_ms, arrival_ms)
-        try:
-            windows = own_stats.windows_of(
-                stats,
-                self._scale,
-                interval_ms=self._cadence.interval_ms,
-                shift_ms=round(worker.clock.offset_ms),
-                arrival_ms=arrival_ms,
-            )
-        except MalformedError as error:
-            self._warn_of(client_id, worker, f"sent statistics that cannot be read ({error}): they are not counted")
-            return
-        for start_ms, window in windows.items():
-            if window:
+        """Count in what a worker has reported; run and epoch are those at the arrival."""
+        for part in self._workers.read(client_id, data, arrival_ms):
+            of_run = self._runs.get(part.run_id or run.run_id, run)
+            epoch = (stats_epoch if of_run is run else of_run.stats_epoch) - part.was_reset
+            if part.is_approximate and part.window.num_requests:
                 run.approximate.add(client_id)
-                yield from self._gathered(run, window, self._node(client_id), start_ms, epoch)
-
-    def _node(self, client_id: str, health: Health | None = None, clock_skew_ms: float | None = None) -> Node:
-        """A worker; without health of its own, what Locust knows of it."""
-        runner: Any = self.environment.runner
-        client = runner.clients.get(client_id) if self._is_master else None
-        if health is None and client is not None:
-            seconds = runners.WORKER_REPORT_INTERVAL if client.cpu_usage else 0.0  # Locust measures after some seconds
-            health = Health(client.cpu_usage / 100 * seconds, seconds, int(client.memory_usage), int(client.user_count))
-        index = runner.worker_indexes.get(client_id) if self._is_master else None
-        host_name = client_id if index is None else client_id.rpartition("_")[0]
-        return Node(
-            host_name, "worker", -1 if index is None else index, health or Health(), clock_skew_ms=clock_skew_ms
-        )
-
-    def _warn_of(self, client_id: str, worker: _WorkerFacts, what: str) -> None:
-        """Say it, once for each worker."""
-        level = logging.DEBUG if what in worker.said else logging.WARNING
-        worker.said.add(what)
-        logger.log(level, "New Relic: worker %s %s; Locust's own statistics of it are used", client_id, what)
+            yield from self._gathered(of_run, part.window, part.node, part.start_ms, epoch)
+        if isinstance(data, dict) and data.get("user_count") == 0:
+            run.awaited.discard(client_id)
 
     # -- events ------------------------------------------------------------------------------------------------------
 

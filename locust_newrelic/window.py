@@ -312,9 +312,9 @@ class Window:
         """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
         self._total = None
         series = self._series.setdefault(key, Series())
-        if status_code not in series.statuses and self._num_rows >= self._max_rows:
-            status_code = NO_STATUS
-        self._num_rows += status_code not in series.statuses
+        if status_code not in series.statuses and status_code != NO_STATUS:
+            status_code = status_code if self._num_rows < self._max_rows else NO_STATUS
+            self._num_rows += status_code != NO_STATUS
         series.add(status_code, numbers)
 
     def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:

@@ -27,6 +27,21 @@ def _write_truth(request_type, name, exception=None, **_):
 """
 """To append to a locustfile: each process writes what it requests, when, and in which of its runs."""
 
+STEADY = f"""
+import locust_newrelic
+from locust import FastHttpUser, constant_throughput, task
+
+class Steady(FastHttpUser):
+    wait_time = constant_throughput(20)
+
+    @task
+    def index(self):
+        self.client.get("/")
+
+{TRUTH}
+"""
+"""A locustfile whose users make 20 requests a second each."""
+
 
 def truth(folder) -> list[list]:
     """What all processes with ``TRUTH`` have written: run (from 1), time in s, method, name, whether it failed."""
@@ -176,3 +191,8 @@ def pause(process: Locust) -> None:
 def resume(process: Locust) -> None:
     """Let it go on."""
     process.signal(signal.SIGCONT)
+
+
+def no_log_of_a_fault(log):
+    """Whether nothing of ours went wrong."""
+    return "unexpected" not in log and "Uncaught exception" not in log and "/locust_newrelic/" not in log

@@ -44,7 +44,7 @@ class WebUI:
 
     def _press(self, path):
         """Press a button: a POST, but a GET before Locust 2.40."""
-        answer = self._session.post(f"{self.url}{path}", timeout=30)
+        answer = self._session.post(f"{self.url}{path}", timeout=90)
         return self.get(path) if answer.status_code == 405 else answer
 
     def get(self, path):
