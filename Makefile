@@ -15,7 +15,7 @@ run: $(VENV)/.installed ## Run the demo: Locust against a small server, and what
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed ## Run all tests against the built and installed package.
-	$(BIN)/pytest
+	$(BIN)/python tests/in_parallel.py
 
 lint: $(VENV)/.lint ## Check style, formatting and types.
 	$(BIN)/ruff check
@@ -26,8 +26,9 @@ format: $(VENV)/.lint ## Format the code.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(VENV)/.installed ## Measure what the package adds to a request.
+benchmark: $(VENV)/.installed ## Measure what the package adds to a request, and to what workers report.
 	$(BIN)/python benchmarks/request_hook.py
+	$(BIN)/python benchmarks/distributed.py
 
 clean: ## Remove what the other targets made.
 	rm -rf $(VENV) build dist *.egg-info .tox
