@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
+from array import array
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 LARGEST = 2**53
 """No count, time or size is above."""
@@ -38,10 +44,47 @@ def integers(value: object, low: float, high: float, name: str) -> list[int]:
     return values
 
 
+_TYPE_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+"""By bytes per number: those of an :class:`array.array` of unsigned integers."""
+
+
+def packed(values: Sequence[int]) -> list[Any]:
+    """Many integers from 0 on in few bytes: how many each of them takes, and all of them, the lowest byte first.
+
+    Raises OverflowError for one of more than 64 bits.
+    """
+    if isinstance(values, array):
+        return [values.itemsize, _in_order(values).tobytes()]
+    with contextlib.suppress(ValueError):  # of one above 255
+        return [1, bytes(values)]
+    largest = max(values)
+    size = next((size for size in _TYPE_CODES if not largest >> 8 * size), 8)
+    return [size, _in_order(array(_TYPE_CODES[size], values)).tobytes()]
+
+
+def unpacked(value: object, low: int, high: int, name: str, sizes: Iterable[int] = _TYPE_CODES) -> array[int]:
+    """What :func:`packed` made, which must be integers from *low* to *high*, of one of those *sizes*."""
+    size, data = (*items(value, name), None, None)[:2]
+    if type(size) is not int or size not in sizes or type(data) is not bytes or len(data) % size:
+        raise MalformedError(name)
+    values = _in_order(array(_TYPE_CODES[size], data))
+    if values and (min(values) < low or (high < 1 << 8 * size and max(values) > high)):
+        raise MalformedError(name)
+    return values
+
+
+def _in_order(values: array[int]) -> array[int]:
+    """*values* as they are on the wire, or back from there."""
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values
+
+
 def numbers(value: object, name: str, low: float = -math.inf, high: float = math.inf) -> list[Any]:
     """The value, which must be a list of finite numbers from *low* to *high*."""
     values = items(value, name)
-    usual = set(map(type, values)) <= {int, float} and all(map(_is_finite, values))
+    usual = set(map(type, values)) <= {int, float} and _are_finite(values)
     if values and not (usual and low <= min(values) and max(values) <= high):
         raise MalformedError(name)
     return values
@@ -71,8 +114,9 @@ def per_second(value: object, name: str) -> dict[int, int]:
     return dict(zip(keys, integers(list(seconds.values()), 0, LARGEST, name), strict=True))
 
 
-def _is_finite(value: float) -> bool:
+def _are_finite(values: list[float]) -> bool:
+    """Whether each of them is, and their sum: NaN and infinity stay what they are in a sum."""
     try:
-        return math.isfinite(value)
+        return math.isfinite(sum(values))
     except OverflowError:  # an integer that no float can hold
         return False

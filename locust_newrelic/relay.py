@@ -6,10 +6,11 @@ outside: it is checked as a whole before anything of it is used. No clock, no I/
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from dataclasses import astuple, dataclass
-from itertools import accumulate
-from operator import sub
+from itertools import accumulate, islice, pairwise
+from operator import add, gt
 from typing import TYPE_CHECKING, Any
 
 from . import plain
@@ -120,21 +121,25 @@ def unpack(data: object, scale: Scale) -> Report:
 
 def _pack_part(part: Part) -> dict[str, Any]:
     names: list[str] = []
-    rows: list[tuple[int, int, Numbers]] = []
+    owners: list[int] = []
+    status: list[int] = []
+    rows: list[Numbers] = []
     for index, (key, series) in enumerate(part.window.series.items()):
-        names += map(_encodable, key)
-        rows += ((index, status_code, numbers) for status_code, numbers in series.statuses.items())
+        names += key
+        for status_code, numbers in series.statuses.items():
+            owners.append(index)
+            status.append(status_code)
+            rows.append(numbers)
 
-    firsts: list[int] = []
-    steps: list[int] = []
+    bins: list[int] = []
     counts: list[int] = []
-    for *_, numbers in rows:
-        bins = numbers.bins
-        indexes = sorted(bins)
-        firsts += indexes[:1]
-        steps += map(sub, indexes[1:], indexes)
-        counts += map(bins.__getitem__, indexes)
+    loose = array("H")
+    for numbers in rows:
+        bins += numbers.counted
+        counts += numbers.counted.values()
+        loose += numbers.loose
 
+    timed = [numbers for numbers in rows if numbers.loose or numbers.counted]
     return {
         "run": _encodable(part.run_id),
         "start": part.start_ms,
@@ -142,21 +147,23 @@ def _pack_part(part: Part) -> dict[str, Any]:
         "buckets": list(part.buckets_ms),
         "health": list(astuple(part.health)),
         "hidden": part.window.hidden.hashes,
-        "names": names,
-        "series": [index for index, *_ in rows],
-        "status": [status_code for _, status_code, _ in rows],
-        "failures": [numbers.num_failures for *_, numbers in rows],
-        "untimed": [numbers.num_untimed for *_, numbers in rows],
-        "length": [_within_64_bits(numbers.content_length) for *_, numbers in rows],
+        "names": _all_encodable(names),
+        "series": owners,
+        "status": status,
+        "failures": [numbers.num_failures for numbers in rows],
+        "untimed": [numbers.num_untimed for numbers in rows],
+        "length": [_within_64_bits(numbers.content_length) for numbers in rows],
         # of those with response times only:
-        "total": [numbers.total_ms for *_, numbers in rows if numbers.bins],
-        "min": [numbers.min_ms for *_, numbers in rows if numbers.bins],
-        "max": [numbers.max_ms for *_, numbers in rows if numbers.bins],
-        # and of their histograms, one behind the other: the first bin, from there to each further one, the counts
-        "sizes": [len(numbers.bins) for *_, numbers in rows],
-        "first": firsts,
-        "steps": steps,
-        "counts": counts,
+        "total": [numbers.total_ms for numbers in timed],
+        "min": [numbers.min_ms for numbers in timed],
+        "max": [numbers.max_ms for numbers in timed],
+        # and of their histograms, one behind the other: how many bins, which, and the count of each
+        "sizes": [len(numbers.counted) for numbers in rows],
+        "bins": plain.packed(bins),
+        "counts": plain.packed(counts),
+        # and the bins of those requests that are not counted there, one by one
+        "loose_sizes": [len(numbers.loose) for numbers in rows],
+        "loose": plain.packed(loose),
     }
 
 
@@ -204,64 +211,65 @@ class _Rows:
         self._totals = plain.numbers(fields.get("total"), "total", 0)
         self._mins = plain.numbers(fields.get("min"), "min", 0, LARGEST_MS)
         self._maxs = plain.numbers(fields.get("max"), "max", 0, LARGEST_MS)
-        self._firsts = plain.integers(fields.get("first"), 1, len(scale.edges) - 1, "first")
-        self._steps = plain.integers(fields.get("steps"), 1, len(scale.edges), "steps")
-        self._counts = plain.integers(fields.get("counts"), 1, plain.LARGEST, "counts")
+        self._bins = plain.unpacked(fields.get("bins"), 1, len(scale.edges) - 1, "bins")
+        self._counts = plain.unpacked(fields.get("counts"), 1, plain.LARGEST, "counts")
+        self._loose_sizes = plain.integers(fields.get("loose_sizes"), 0, plain.LARGEST, "loose_sizes")
+        self._loose = plain.unpacked(fields.get("loose"), 1, len(scale.edges) - 1, "loose", sizes=[2])
         self._check_lengths()
-        self._check_bins(len(scale.edges) - 1)
+        self._histograms = self._read_histograms()
+        self._check_rows()
 
     def _check_lengths(self) -> None:
-        columns = (self._series, self._status, self._failures, self._untimed, self._lengths, self._sizes)
-        num_timed = sum(map(bool, self._sizes))
-        timed = (self._totals, self._mins, self._maxs, self._firsts)
+        columns = (self._series, self._status, self._failures, self._untimed, self._lengths, self._loose_sizes)
+        num_timed = sum(map(bool, map(add, self._sizes, self._loose_sizes)))
         fits = (
             {len(column) for column in columns} == {len(self._sizes)}
-            and {len(column) for column in timed} == {num_timed}
-            and len(self._counts) == sum(self._sizes) == len(self._steps) + num_timed
+            and {len(column) for column in (self._totals, self._mins, self._maxs)} <= {num_timed}
+            and len(self._counts) == len(self._bins) == sum(self._sizes)
+            and len(self._loose) == sum(self._loose_sizes)
         )
         if not fits:
             msg = "columns of different length"
             raise MalformedError(msg)
 
-    def _check_bins(self, largest: int) -> None:
-        """Each histogram's last bin exists, and no row has more failures than requests, or a minimum above its maximum.
+    def _read_histograms(self) -> list[Bins]:
+        """What was counted of each row, which names no bin twice."""
+        bins = zip(self._bins, self._counts, strict=True)
+        histograms = [dict(islice(bins, size)) for size in self._sizes]
+        if list(map(len, histograms)) != self._sizes:
+            msg = "bins"
+            raise MalformedError(msg)
+        return histograms
+
+    def _check_rows(self) -> None:
+        """No row has more failures than requests, or a minimum above its maximum.
 
         Locust itself counts failures apart from requests, but this package does not.
         """
-        if any(low > high for low, high in zip(self._mins, self._maxs, strict=True)):
+        if any(map(gt, self._mins, self._maxs)):
             msg = "min above max"
             raise MalformedError(msg)
-        for bins, failures, untimed in zip(self._histograms(), self._failures, self._untimed, strict=True):
-            if bins and max(bins) > largest:
-                msg = "steps"
-                raise MalformedError(msg)
-            if failures > untimed + sum(bins.values()):
+        columns = (self._failures, self._untimed, self._loose_sizes, self._histograms)
+        for failures, untimed, loose, bins in zip(*columns, strict=True):
+            if failures > untimed + loose and failures > untimed + loose + sum(bins.values()):
                 msg = "failures"
                 raise MalformedError(msg)
-
-    def _histograms(self) -> Iterator[Bins]:
-        """The bins of each row."""
-        firsts, step, count = iter(self._firsts), 0, 0
-        for size in self._sizes:
-            if not size:
-                yield {}
-                continue
-            indexes = accumulate(self._steps[step : step + size - 1], initial=next(firsts))
-            yield dict(zip(indexes, self._counts[count : count + size], strict=True))
-            step, count = step + size - 1, count + size
 
     def __bool__(self) -> bool:
         return bool(self._sizes)
 
     def rows(self) -> Iterator[Row | None]:
-        """The rows."""
+        """The rows, once."""
         timed = zip(self._totals, self._mins, self._maxs, strict=True)
-        plain = zip(self._series, self._status, self._failures, self._untimed, self._lengths, strict=True)
-        for (index, status_code, failures, untimed, length), bins in zip(plain, self._histograms(), strict=True):
+        loose = pairwise(accumulate(self._loose_sizes, initial=0))
+        columns = (self._series, self._status, self._failures, self._untimed, self._lengths, self._histograms, loose)
+        for index, status_code, failures, untimed, length, bins, (start, end) in zip(*columns, strict=True):
             numbers = Numbers()
             numbers.num_failures, numbers.num_untimed, numbers.content_length = failures, untimed, length
-            if bins:
-                numbers.bins = bins
+            numbers.bins = bins
+            if start < end:
+                numbers.loose = self._loose[start:end]
+            if bins or start < end:
                 numbers.total_ms, numbers.min_ms, numbers.max_ms = next(timed)
             yield self._keys[index], status_code, numbers
 
@@ -290,6 +298,15 @@ class WorkerClock:
     def lag_ms(self, interval_ms: int) -> float:
         """How much later than ours its windows end all the same."""
         return max(self.offset_ms - self.shift_ms(interval_ms), 0.0)
+
+
+def _all_encodable(texts: list[str]) -> list[str]:
+    """The texts, each with a replacement for what UTF-8 has no form for."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return list(map(_encodable, texts))
+    return texts
 
 
 def _encodable(text: str) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+from array import array
 from bisect import bisect_left
+from collections import Counter
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .histogram import LARGEST_MS, Bins, Scale, merge
@@ -32,6 +35,12 @@ LARGEST_CONTENT_LENGTH = 1 << 62
 
 LONGEST_PENDING, MOST_PENDING = 2_000, 50_000
 """Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
+
+LONGEST_LOOSE = 2_000
+"""Of so many requests at the most the bins are kept one by one: up to there that costs less than to count them."""
+
+FEW = 200
+"""Requests of a kind of which each is looked up by itself."""
 
 _Pending = dict["int | None", dict[str, dict[str, list[Any]]]]
 """By status code, method and name: response time and content length of one request after the other."""
@@ -66,7 +75,7 @@ OTHER = Key("", "(other)")
 class Numbers:
     """Requests counted together: exact counts, sums and extremes, and the response times' histogram."""
 
-    __slots__ = ("bins", "content_length", "max_ms", "min_ms", "num_failures", "num_untimed", "total_ms")
+    __slots__ = ("_bins", "content_length", "loose", "max_ms", "min_ms", "num_failures", "num_untimed", "total_ms")
 
     def __init__(self) -> None:
         self.num_failures = 0
@@ -76,12 +85,37 @@ class Numbers:
         self.min_ms = math.inf
         self.max_ms = -math.inf
         self.content_length: float = 0
-        self.bins: Bins = {}
+        self._bins: Bins = {}
+        self.loose: array[int] = _NONE_LOOSE
+        """The bins of some requests, one by one, that are not counted in a histogram yet; never changed in place."""
+
+    @property
+    def bins(self) -> Bins:
+        """The histogram of all response times."""
+        if self.loose:
+            loose, self.loose = self.loose, _NONE_LOOSE
+            merge(self._bins, Counter(loose))
+        return self._bins
+
+    @bins.setter
+    def bins(self, bins: Bins) -> None:
+        self._bins, self.loose = bins, _NONE_LOOSE
+
+    @property
+    def counted(self) -> Bins:
+        """The histogram but for what is loose."""
+        return self._bins
+
+    def add_loose(self, loose: array[int]) -> None:
+        """Count requests in those bins, one for each."""
+        self.loose = self.loose + loose if self.loose else loose
+        if len(self.loose) > LONGEST_LOOSE:
+            self.bins  # noqa: B018  (counts them)
 
     @property
     def num_timed(self) -> int:
         """Requests with a response time."""
-        return sum(self.bins.values())
+        return sum(self._bins.values()) + len(self.loose)
 
     @property
     def num_requests(self) -> int:
@@ -93,23 +127,39 @@ class Numbers:
         self.num_failures += other.num_failures
         self.num_untimed += other.num_untimed
         self.total_ms += other.total_ms
-        self.min_ms = min(self.min_ms, other.min_ms)
-        self.max_ms = max(self.max_ms, other.max_ms)
+        if other.min_ms < self.min_ms:  # noqa: PLR1730  (a third of the time that min() takes)
+            self.min_ms = other.min_ms
+        if other.max_ms > self.max_ms:  # noqa: PLR1730
+            self.max_ms = other.max_ms
         self.content_length += other.content_length
-        if self.bins:
-            merge(self.bins, other.bins)
+        if other.loose:
+            self.add_loose(other.loose)
+        if self._bins:
+            merge(self._bins, other._bins)
         else:
-            self.bins = dict(other.bins)
+            self._bins = dict(other._bins)
+
+    def _values(self) -> tuple[Any, ...]:
+        return (
+            self.num_failures,
+            self.num_untimed,
+            self.total_ms,
+            self.min_ms,
+            self.max_ms,
+            self.content_length,
+            self.bins,
+        )
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Numbers):
-            return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+        return self._values() == other._values() if isinstance(other, Numbers) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Numbers({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+        return f"Numbers{self._values()}"
+
+
+_NONE_LOOSE = array("H")
 
 
 def merged(parts: Iterable[Numbers]) -> Numbers:
@@ -131,11 +181,19 @@ class Series:
 
     def add(self, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests with that status code."""
-        self._total = None
         if status_code in self.statuses:
-            self.statuses[status_code].merge(numbers)
+            self.merge(status_code, numbers)
         else:
+            self._total = None
             self.statuses[status_code] = numbers
+
+    def merge(self, status_code: int, numbers: Numbers) -> None:
+        """Add *numbers*, which stay as they are, to the requests with that status code."""
+        self._total = None
+        present = self.statuses.get(status_code)
+        if present is None:
+            present = self.statuses[status_code] = Numbers()
+        present.merge(numbers)
 
     def __eq__(self, other: object) -> bool:
         return self.statuses == other.statuses if isinstance(other, Series) else NotImplemented
@@ -196,16 +254,22 @@ class Counts:
     def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
         """Count requests of a kind: response time and content length of one after the other, whatever they are."""
         times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
+        few = len(times) <= FEW
+        bins, loose = {}, _NONE_LOOSE
         try:
             total_ms, content_length = sum(times), sum(lengths)
-            times.sort()
-            low_ms, high_ms = float(times[0]), float(times[-1])
+            if not few:
+                times.sort()
+            low_ms, high_ms = float(min(times)), float(max(times))
             # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
             usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
             usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
             total_ms = float(total_ms)
             numbers = self._place(kind)
-            bins = self._with_sorted(numbers.bins, times) if usual else {}
+            if usual and few:
+                loose = array("H", map(bisect_left, repeat(self._scale.edges), times))
+            elif usual:
+                bins = self._with_sorted(numbers.bins, times)
         except Exception:
             usual = False
 
@@ -219,7 +283,10 @@ class Counts:
         numbers.content_length += content_length
         numbers.min_ms = min(numbers.min_ms, low_ms)
         numbers.max_ms = max(numbers.max_ms, high_ms)
-        numbers.bins = bins
+        if few:
+            numbers.add_loose(loose)
+        else:
+            numbers.bins = bins
         if kind.failed:
             numbers.num_failures += len(times)
 
@@ -310,11 +377,7 @@ class Window:
 
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
-        self._total = None
-        series = self._series.setdefault(key, Series())
-        if status_code not in series.statuses and status_code != NO_STATUS:
-            status_code = status_code if self._num_rows < self._max_rows else NO_STATUS
-            self._num_rows += status_code != NO_STATUS
+        series, status_code = self._place(key, status_code)
         series.add(status_code, numbers)
 
     def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:
@@ -323,12 +386,25 @@ class Window:
         With *names*, only the series that they admit keep theirs.
         """
         yield from other.collect()
-        for key, series in other.series.items():
+        for key, their_series in other.series.items():
             own_key = key if names is None else names.admit(key)
-            for status_code, numbers in series.statuses.items():
-                self.add(own_key, status_code, merged([numbers]))
+            for their_code, numbers in their_series.statuses.items():
+                series, status_code = self._place(own_key, their_code)
+                series.merge(status_code, numbers)
             yield
         self.hidden.merge(other.hidden)
+
+    def _place(self, key: Key, status_code: int) -> tuple[Series, int]:
+        """Where requests of that series and status code belong."""
+        self._total = None
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Series()
+        if status_code not in series.statuses and status_code != NO_STATUS:
+            if self._num_rows >= self._max_rows:
+                return series, NO_STATUS
+            self._num_rows += 1
+        return series, status_code
 
     def total(self) -> Numbers:
         """All requests of the window together; not to be changed."""
