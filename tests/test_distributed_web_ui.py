@@ -4,7 +4,10 @@ import re
 
 import gevent
 from crew import STEADY, Crew, Wiretap, counts, no_log_of_a_fault, reported_counts, truth
+from test_end_to_end import assert_same
 from test_web_ui import WebUI, of_phase
+
+from locust_newrelic.config import SETTINGS
 
 
 def start_again(web, **form):
@@ -16,8 +19,8 @@ def start_again(web, **form):
         web.locust.wait_for_log(rf"web-2 started|(?s:{refusal}.*){{{refusals + 1}}}")
 
 
-def test_two_runs_from_the_web_ui(new_relic, locusts, target, tmp_path):
-    """Stop and start again while the stop still waits: each request counts in the run in which it was made.
+def test_runs_from_the_web_ui(new_relic, locusts, target, tmp_path):
+    """Stop and start again, also while the stop still waits: each request counts in the run in which it was made.
 
     The key does not travel to the workers, and whatever is posted for our options changes nothing.
     """
@@ -28,8 +31,7 @@ def test_two_runs_from_the_web_ui(new_relic, locusts, target, tmp_path):
                 locustfile=STEADY, environment=new_relic.environment())  # fmt: skip
     workers = [crew.worker(STEADY, port=tap.port) for _ in range(2)]
     web.locust.wait_for_log("2 workers connected")
-    posted = {name.replace("-", "_"): "1" for name in ("newrelic-interval", "newrelic-app-name", "newrelic-license-key",
-              "newrelic-endpoint", "newrelic-output", "newrelic-buckets")} | {"newrelic_run": ""}  # fmt: skip
+    posted = {setting.option: "1" for setting in SETTINGS} | {"newrelic_run": ""}
     web.start(user_count=4, spawn_rate=4, **posted)
     new_relic.wait_for(lambda server: len(server.of_type("LocustSummary")) >= 2, "two windows")
     web.start(user_count=5, spawn_rate=5, **posted, host=target)
@@ -42,13 +44,19 @@ def test_two_runs_from_the_web_ui(new_relic, locusts, target, tmp_path):
     web.stop()
     stopping.join()  # of the first run, after the second has begun
     new_relic.wait_for(lambda server: len(of_phase(server, "stop")) == 2, "the second stop, without Locust's end")
+    web.start(user_count=2, spawn_rate=2)
+    new_relic.wait_for(
+        lambda server: server.of_type("LocustTestRun", run_id="web-3", phase="spawning_complete"), "users"
+    )
+    web.stop()
     web.locust.signal(2)
     for process in (web.locust, *workers):
         process.wait()
     tap.close()
 
     requests = truth(tmp_path)
-    for number, run_id in enumerate(("web", "web-2"), 1):
+    assert_same(new_relic.of_type("LocustRequestStatistics", run_id="web-3"), web.locust.stats())
+    for number, run_id in enumerate(("web", "web-2", "web-3"), 1):
         events = new_relic.of_type("LocustRequestStatistics", run_id=run_id)
         assert reported_counts(events) == counts([request for request in requests if request[0] == number])
     assert {event["interval_ms"] for event in of_phase(new_relic, "start")} == {3000}

@@ -1,0 +1,154 @@
+"""Windows of several processes become one, in whatever order and parts they arrive."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_window import Plain, fired, make_window, told
+
+from locust_newrelic.gathering import Gathering
+from locust_newrelic.health import Health
+from locust_newrelic.payload import Interval, Node
+from locust_newrelic.window import Names, Window
+
+MANY = 1000
+PLACES = [(start_ms, epoch) for start_ms in (10_000, 20_000) for epoch in (0, 1)]
+
+
+def node(name="a", role="worker", **health):
+    """A process."""
+    return Node(name, role, 0, Health(**health))
+
+
+def add(gathering, window, place, of=None, due_s=100.0):
+    """Count a window in."""
+    for _ in gathering.add(window, of or node(), *place, due_s=due_s):
+        pass
+
+
+def gathered(arrivals, max_series=MANY):
+    """What the slots tell, by place, after those arrivals: pairs of requests and place."""
+    gathering = Gathering(Names(max_series), MANY)
+    for requests, place in arrivals:
+        add(gathering, make_window(requests), place)
+    return {(slot.start_ms, slot.stats_epoch): slot for slot in gathering.take_all()}
+
+
+arrivals = st.lists(st.tuples(st.lists(fired, max_size=8), st.sampled_from(PLACES)), max_size=8)
+
+
+@given(arrivals, st.randoms(use_true_random=False))
+def test_any_order(arrived, chance):
+    """Parts that arrive in any order make the same windows: those of all their requests."""
+    mixed = arrived.copy()
+    chance.shuffle(mixed)
+    slots, others = gathered(arrived), gathered(mixed)
+
+    assert slots.keys() == others.keys() == {place for _, place in arrived}
+    for place, slot in slots.items():
+        together = [request for requests, at in arrived if at == place for request in requests]
+        assert slot.window == others[place].window == make_window(together)
+        assert sum(one.num_requests for one in slot.nodes.values()) == len(together)
+
+
+@given(arrivals, st.integers(1, 3))
+def test_more_series_than_a_run_may_have(arrived, max_series):
+    """Where the names of all processes are too many, the counts stay exact, and the series bounded."""
+    slots = gathered(arrived, max_series)
+
+    for place, slot in slots.items():
+        together = [request for requests, at in arrived if at == place for request in requests]
+        assert slot.window.num_requests == len(together)
+        assert Plain.figures(together)["content_length"] == slot.window.total().content_length
+    assert len({key for slot in slots.values() for key in slot.window.series}) <= max_series + 1
+
+
+@given(st.lists(fired), st.lists(fired))
+def test_arguments_stay_as_they_are(here, there):
+    """To count a part in leaves it as it was, also when further parts come."""
+    first, second = make_window(here), make_window(there)
+    gathering = Gathering(Names(MANY), MANY)
+    for window in (first, second, first):
+        add(gathering, window, PLACES[0])
+
+    assert told(first) == told(make_window(here))
+    assert told(second) == told(make_window(there))
+    (slot,) = gathering.take_all()
+    assert slot.window == make_window([*here, *there, *here])
+
+
+def test_health_adds_up():
+    """What a process tells of a window in several parts is added up; users and memory are the last ones."""
+    gathering = Gathering(Names(MANY), MANY)
+    add(gathering, Window(), PLACES[0], node(cpu_s=1, wall_s=2, memory_bytes=9, user_count=3, num_lags=1, lag_max_s=5))
+    add(gathering, Window(), PLACES[0], node("b", cpu_s=7, wall_s=7))
+    add(gathering, Window(), PLACES[0], node(cpu_s=2, wall_s=2, memory_bytes=8, user_count=4, num_lags=2, lag_max_s=4))
+    (slot,) = gathering.take_all()
+
+    assert [one.name for one in slot.nodes.values()] == ["a:worker-0", "b:worker-0"]
+    assert slot.nodes["a:worker-0"].health == Health(3, 4, 8, 4, 3, 0, 5)
+    assert slot.nodes["a:worker-0"].health.cpu_percent == 75
+
+
+def test_due():
+    """A window is due some time after its cut; without one, when it should have been cut; a former epoch's at once."""
+    gathering = Gathering(Names(MANY), MANY)
+    add(gathering, Window(), (10_000, 0), due_s=16.0)
+    add(gathering, Window(), (20_000, 0), due_s=26.0)
+    gathering.cut(Interval(10_000, 10.0, 0), due_s=17.0, is_needed=True)
+    add(gathering, Window(), (10_000, 0), due_s=99.0)
+
+    assert gathering.take_due(16.9, 0) == []
+    (slot,) = gathering.take_due(17.0, 0)
+    assert (slot.start_ms, slot.interval, slot.is_needed) == (10_000, Interval(10_000, 10.0, 0), True)
+    add(gathering, Window(), (20_000, 1), due_s=30.0)
+    (slot,) = gathering.take_due(17.0, 1)
+    assert (slot.start_ms, slot.stats_epoch, slot.interval, slot.is_needed) == (20_000, 0, None, False)
+    (slot,) = gathering.take_all()
+    assert (slot.start_ms, slot.stats_epoch) == (20_000, 1)
+    assert gathering.take_all() == []
+
+
+def test_what_comes_after_a_window_was_taken():
+    """It makes a slot of its own, without a cut: that is how one knows that it is late."""
+    gathering = Gathering(Names(MANY), MANY)
+    gathering.cut(Interval(10_000, 10.0, 0), due_s=0.0, is_needed=True)
+    assert len(gathering.take_due(0.0, 0)) == 1
+    add(gathering, Window(), (10_000, 0), due_s=0.0)
+    (slot,) = gathering.take_due(0.0, 0)
+
+    assert slot.interval is None
+
+
+@pytest.mark.parametrize("role", ["local", "master", "worker"])
+def test_own_windows_are_not_copied(role):
+    """Of the process that sends, a window is taken over as it is; a worker's is counted into one of ours."""
+    gathering, window = Gathering(Names(MANY), MANY), make_window([])
+    add(gathering, window, PLACES[0], node(role=role))
+    (slot,) = gathering.take_all()
+
+    assert (slot.window is window) == (role != "worker")
+
+
+def test_many_status_codes():
+    """Status codes beyond what a window may have count as none, from however many workers they come."""
+    gathering = Gathering(Names(1), 1)
+    for hundred in range(10):
+        requests = [SimpleNamespace(status_code=100 * hundred + number) for number in range(70)]
+        add(gathering, window_of(requests), PLACES[0])
+    (slot,) = gathering.take_all()
+    ((_, series),) = slot.window.series.items()
+
+    assert slot.window.num_requests == 700
+    assert len(series.statuses) <= 75
+
+
+def window_of(responses):
+    """The window of requests with those responses."""
+    from test_window import SCALE, Recorder
+
+    recorder = Recorder(SCALE, 1000)
+    for response in responses:
+        recorder.on_request("GET", "/", 1.0, 1, response)
+    return recorder.take()

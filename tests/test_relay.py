@@ -1,0 +1,284 @@
+"""What a worker packs into its report, the master unpacks unchanged; anything else is refused as a whole."""
+
+import copy
+import math
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from locust.rpc.protocol import Message
+from new_relic import why_refused
+from test_window import SCALE, fire, fired, make_window, told
+
+from locust_newrelic.health import Health
+from locust_newrelic.histogram import Scale
+from locust_newrelic.payload import Payload, Totals
+from locust_newrelic.plain import MalformedError, packed
+from locust_newrelic.relay import NUM_OFFSETS, Part, Report, RunOptions, UnknownVersionError, WorkerClock, pack, unpack
+from locust_newrelic.window import Recorder, Window
+
+NOW_MS = 1_764_000_000_000
+
+seconds = st.floats(0, 1e6)
+counts = st.integers(0, 10**9)
+healths = st.builds(Health, seconds, seconds, counts, counts, counts, seconds, seconds)
+
+
+def travel(data):
+    """As Locust sends it: through msgpack."""
+    return Message.unserialize(Message("stats", {"newrelic": data}, "worker").serialize()).data["newrelic"]
+
+
+def part(requests, max_series, **facts):
+    """A part of a report in which those requests were recorded."""
+    return Part(buckets_ms=SCALE.limits_ms, window=make_window(requests, max_series), **facts)
+
+
+parts = st.builds(
+    part,
+    st.lists(fired, max_size=20),
+    max_series=st.integers(1, 5) | st.just(1000),
+    health=healths,
+    run_id=st.text(st.characters(codec="utf-8"), min_size=1, max_size=200),
+    start_ms=st.integers(0, 2**53),
+    was_reset=st.booleans(),
+)
+
+
+@given(st.lists(parts, max_size=3), st.integers(0, 2**53))
+def test_there_and_back(recorded, sent_at_ms):
+    """Through real msgpack, a report stays what it was; names that UTF-8 cannot hold are replaced, and counted."""
+    there = Report(sent_at_ms, recorded)
+    back = unpack(travel(pack(there)), SCALE)
+
+    assert (back.sent_at_ms, len(back.parts)) == (sent_at_ms, len(recorded))
+    for sent, got in zip(recorded, back.parts, strict=True):
+        assert (got.run_id, got.start_ms, got.health, got.was_reset) == (
+            sent.run_id, sent.start_ms, sent.health, sent.was_reset,
+        )  # fmt: skip
+        if any("\ud800" in key.name + key.method for key in sent.window.series):
+            assert got.window.total() == sent.window.total()
+        else:
+            assert got.window == sent.window
+            assert told(got.window) == told(sent.window)
+
+
+def test_each_report_tells_of_its_own_requests():
+    """Reports are additive: what was in one is not in the next, and together they are all requests."""
+    recorder, together = Recorder(SCALE, 10), Window()
+    for number in (3, 0, 2):
+        for _ in range(number):
+            fire(recorder)
+        sent = Part("run", NOW_MS, SCALE.limits_ms, recorder.take(), Health())
+        (got,) = unpack(travel(pack(Report(NOW_MS, [sent]))), SCALE).parts
+        assert got.window.num_requests == number
+        assert bool(got.window) == bool(number)
+        for _ in together.merge(got.window):
+            pass
+
+    assert together.num_requests == 5
+
+
+def places(value, path=()):
+    """The paths of all values in nested lists and dicts, itself included."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part_of in inner:
+        yield from places(part_of, (*path, key))
+
+
+def changed(value, path, change):
+    """A copy of *value* in which the value at *path* is changed."""
+    if not path:
+        return change(value)
+    value = copy.copy(value)
+    new = changed(value[path[0]], path[1:], change)
+    if new is REMOVED:
+        del value[path[0]]
+    else:
+        value[path[0]] = new
+    return value
+
+
+REMOVED = object()
+ODD = [
+    None, True, False, -1, 0, 1, 2, 10**6, 2**53, 2**53 + 1, 2**64, 10**400, -(10**400), 0.5, -0.5, 1e300, math.nan,
+    math.inf, -math.inf, "", "text", "ä" * 5000, "\ud800", b"bytes", [], [None], [[]], [1] * 50, [-1], [1e400], {},
+    {"__datetime__": 1}, {1: 2}, (), (1,), object(), REMOVED,
+]  # fmt: skip
+changes = st.one_of(
+    st.sampled_from([lambda _, odd=odd: odd for odd in ODD]),
+    st.sampled_from([
+        lambda value: value * 2 if isinstance(value, (list, int, str)) else value,
+        lambda value: value[:-1] if isinstance(value, (list, str)) else value,
+        lambda value: [*value, value[0]] if isinstance(value, list) and value else value,
+        lambda value: list(reversed(value)) if isinstance(value, list) else value,
+        lambda value: -value if isinstance(value, (int, float)) else value,
+        lambda value: float(value) if type(value) is int else value,
+    ]),
+)  # fmt: skip
+
+
+@given(st.lists(parts, min_size=1, max_size=2), st.data())
+def test_malformed_reports(recorded, data):
+    """However a report is malformed, it is refused as a whole, without a word of its values, or is a usable one."""
+    there = pack(Report(NOW_MS, recorded))
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(list(places(there))))
+        there = changed(there, path, data.draw(changes))
+        if not isinstance(there, dict):
+            break
+
+    word, report = None, None
+    try:
+        report = unpack(there, SCALE)
+    except MalformedError as error:
+        word = str(error)
+    assert (report is None) == (word in WORDS)
+    payload, totals = Payload(SCALE, app_name="a", run_id="r", test_name="t", attributes={}), Totals()
+    for got in report.parts if report else []:
+        window = Window(max_rows=100)
+        for _ in window.merge(got.window, Recorder(SCALE, 3).names):
+            pass
+        for event in payload.late_events(window, NOW_MS, 0, totals):
+            assert why_refused(event | {"timestamp": event["timestamp"]}) in (None, f"bad timestamp {NOW_MS!r}")
+
+
+WORDS = {
+    *"report version sent_at windows window start buckets reset health hidden run names series status failures".split(),
+    *"untimed length total min max sizes bins counts loose_sizes loose".split(),
+    "columns of different length",
+    "min above max",
+}
+
+
+@pytest.mark.parametrize("report", [None, 1, "x", [], {}, {"version": 1}, {"version": 1, "sent_at": 1}])
+def test_not_a_report(report):
+    """What is no report at all is malformed."""
+    with pytest.raises(MalformedError):
+        unpack(report, SCALE)
+
+
+@pytest.mark.parametrize("version", [0, 2, 99, "1", None, True, 1.0])
+def test_another_version(version):
+    """A report in another version of the wire form is told from a malformed one."""
+    with pytest.raises(UnknownVersionError):
+        unpack(pack(Report(NOW_MS, [])) | {"version": version}, SCALE)
+
+
+def test_other_buckets():
+    """Bins of another scale mean something else, and are refused."""
+    there = pack(Report(NOW_MS, [part([], 1, run_id="run", start_ms=NOW_MS, health=Health())]))
+
+    with pytest.raises(MalformedError, match="buckets"):
+        unpack(there, Scale((100, 1001)))
+
+
+IMPOSSIBLE = {
+    "a bin that is none": ({"loose": packed(array("H", [1, 65_000]))}, "loose"),
+    "bin 0, which is no time": ({"loose": packed(array("H", [0, 1]))}, "loose"),
+    "half a number": ({"loose": [2, b"\1\0\1"]}, "loose"),
+    "numbers of another size": ({"loose": packed([1, 1])}, "loose"),
+    "a bin twice": ({"sizes": [2], "bins": packed([5, 5]), "counts": packed([1, 1])}, "bins"),
+    "a bin beyond the last": ({"sizes": [1], "bins": packed([65_000]), "counts": packed([1])}, "bins"),
+    "a bin of nothing": ({"sizes": [1], "bins": packed([5]), "counts": packed([0])}, "counts"),
+    "a count beyond all": ({"sizes": [1], "bins": packed([5]), "counts": packed([2**60])}, "counts"),
+    "fewer counts than bins": ({"sizes": [2], "bins": packed([5, 6]), "counts": packed([1])}, "columns"),
+    "fewer bins than sizes": ({"sizes": [2]}, "columns"),
+    "more failures than requests": ({"failures": [3]}, "failures"),
+    "a name that is not there": ({"series": [1]}, "series"),
+    "half a name": ({"names": ["GET"]}, "names"),
+    "a minimum above the maximum": ({"min": [9.0]}, "min above max"),
+    "no such status": ({"status": [10_000]}, "status"),
+    "no sum": ({"total": []}, "columns"),
+    "a sum that is none": ({"total": [math.nan]}, "total"),
+    "half of the health": ({"health": [0.0] * 6}, "health"),
+}
+
+
+@pytest.mark.parametrize(("columns", "word"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_impossible_columns(columns, word):
+    """Bins that do not exist, more failures than requests, a name that is not there: each is refused by its name."""
+    recorder = Recorder(SCALE, 10)
+    fire(recorder, time_ms=1.0)
+    fire(recorder, time_ms=2.0)
+    report = pack(Report(NOW_MS, [Part("run", NOW_MS, SCALE.limits_ms, recorder.take(), Health())]))
+    assert report["windows"][0].keys() >= columns.keys()
+    unpack(report, SCALE)
+    report["windows"][0] |= columns
+
+    with pytest.raises(MalformedError, match=word):
+        unpack(report, SCALE)
+
+
+def test_many_requests():
+    """Requests of which the bins are kept one by one, counted ones, and both together come over as they were."""
+    recorder, plain = Recorder(SCALE, 10), Recorder(SCALE, 10)
+    for number in range(12_000):
+        name = "abc"[number % 3 and number % 100 == 0] if number % 7 else "d"
+        for one in (recorder, plain):
+            fire(one, name=name, time_ms=number % 1000 / 8)
+    sent = Part("run", NOW_MS, SCALE.limits_ms, recorder.take(), Health())
+    (got,) = unpack(travel(pack(Report(NOW_MS, [sent]))), SCALE).parts
+
+    assert got.window == plain.take()
+    assert got.window.num_requests == 12_000
+
+
+OPTIONS = RunOptions("run", 2.5, (100, 250), 1000)
+
+
+def test_options_of_a_run():
+    """What a worker has to know of a run reaches it through msgpack as it was."""
+    assert RunOptions.read(travel(OPTIONS.plain())) == OPTIONS
+    assert all(type(value) in (str, int, float, list) for value in OPTIONS.plain().values())
+
+
+@pytest.mark.parametrize("name", OPTIONS.plain())
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_options_of_a_run(name, odd):
+    """What is not the options of a run is read as none."""
+    plain = OPTIONS.plain() | {name: odd}
+    read = RunOptions.read({key: value for key, value in plain.items() if value is not REMOVED})
+
+    assert read is None or read.plain() == plain
+    assert RunOptions.read(odd) is None
+
+
+@pytest.mark.parametrize("hours", [-1, 1, 0])
+@pytest.mark.parametrize("interval_ms", [1000, 2000, 10_000, 300_000])
+def test_a_clock_that_is_off(hours, interval_ms):
+    """A clock an hour off is shifted by an hour of whole windows, however slow some of the reports are."""
+    clock = WorkerClock()
+    for number in range(30):
+        arrival_ms = NOW_MS + 3000 * number
+        delay_ms = 5 if number % 3 else 2500
+        clock.see(arrival_ms - delay_ms + hours * 3_600_000, arrival_ms)
+
+    assert clock.offset_ms == 5 - hours * 3_600_000
+    assert clock.shift_ms(interval_ms) == -hours * 3_600_000
+    assert clock.lag_ms(interval_ms) == 5
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "shift_ms", "lag_ms"),
+    [(0, 0, 0), (999, 0, 999), (-999, 0, 0), (1001, 2000, 0), (-1001, -2000, 999), (2900, 2000, 900), (3100, 4000, 0)],
+)
+def test_shifts_are_whole_windows(offset_ms, shift_ms, lag_ms):
+    """From half a window up, a clock is shifted by whole ones; by what remains, its windows may end later."""
+    clock = WorkerClock()
+    clock.see(NOW_MS - offset_ms, NOW_MS)
+
+    assert (clock.shift_ms(2000), clock.lag_ms(2000)) == (shift_ms, lag_ms)
+
+
+def test_a_clock_that_is_set():
+    """A clock that is set while a test runs is seen after some reports; without any report, none is off."""
+    clock = WorkerClock()
+    assert (clock.offset_ms, clock.shift_ms(1000)) == (0, 0)
+    clock.see(NOW_MS, NOW_MS)
+    for number in range(NUM_OFFSETS):
+        clock.see(NOW_MS + 3000 * number, NOW_MS + 3000 * number + 60_000)
+
+    assert clock.shift_ms(10_000) == 60_000
