@@ -5,6 +5,7 @@ the sums of the events beside Locust's own figures. Exits with 1 if they differ.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -17,40 +18,61 @@ HERE = Path(__file__).parent
 
 def main():
     """Run the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=20, help="how long Locust runs (default: 20)")
-    parser.add_argument("--users", type=int, default=20, help="how many users (default: 20)")
-    options = parser.parse_args()
-
-    with tempfile.TemporaryDirectory() as folder:
+    options = arguments(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder, target() as host:
         output = Path(folder) / "events.ndjson"
-        with subprocess.Popen([sys.executable, str(HERE / "server.py")], stdout=subprocess.PIPE, text=True) as server:
-            host = server.stdout.readline().strip()
-            print(f"Locust runs {options.users} users for {options.seconds} s against {host} ...", flush=True)
-            locust = subprocess.run(
-                [
-                    *(
-                        sys.executable,
-                        "-m",
-                        "locust",
-                        "-f",
-                        str(HERE / "locustfile.py"),
-                        "--headless",
-                        "--only-summary",
-                    ),
-                    *("-H", host, "-u", str(options.users), "-r", str(options.users), "-t", str(options.seconds)),
-                    *("--json", "--newrelic-output", str(output), "--newrelic-interval", "5"),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+        print(f"Locust runs {options.users} users for {options.seconds} s against {host} ...", flush=True)
+        ended = subprocess.run(headless(host, options, output), capture_output=True, text=True, check=False)
+        return result(ended, output)
+
+
+def arguments(description):
+    """The parser of what Locust shall do."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=positive, default=20, help="how long Locust runs (default: 20)")
+    parser.add_argument("--users", type=positive, default=20, help="how many users (default: 20)")
+    return parser
+
+
+def positive(text):
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        msg = "at least 1 is needed"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+@contextlib.contextmanager
+def target():
+    """Start the small server, and end it at last; its address."""
+    with subprocess.Popen([sys.executable, str(HERE / "server.py")], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
             server.terminate()
-        if not output.exists():
-            sys.stderr.write(locust.stderr)
-            return 1
-        events = [json.loads(line) for line in output.read_text().splitlines()]
-        return show(events, json.loads(locust.stdout))
+
+
+def locust(*options):
+    """The command of Locust with ``locustfile.py``."""
+    return [sys.executable, "-m", "locust", "-f", str(HERE / "locustfile.py"), *options]
+
+
+def headless(host, options, output):
+    """The command of a run without web UI that writes its events to *output* and ends with Locust's own figures."""
+    users, seconds = str(options.users), str(options.seconds)
+    load = ("-H", host, "-u", users, "-r", users, "-t", seconds)
+    report = ("--newrelic-output", str(output), "--newrelic-interval", "5")
+    return locust("--headless", "--only-summary", "--json", *load, *report)
+
+
+def result(ended, output):
+    """Show what a run that has *ended* wrote to *output*; returns the exit code."""
+    if not output.exists():
+        sys.stderr.write(ended.stderr)
+        return 1
+    events = [json.loads(line) for line in output.read_text().splitlines()]
+    return show(events, json.loads(ended.stdout))
 
 
 def show(events, stats):

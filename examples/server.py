@@ -1,4 +1,4 @@
-"""A small HTTP server to load. ``python examples/server.py [port]`` prints its address when it is ready.
+"""A small HTTP server to load. ``python examples/server.py [port [address]]`` prints its URL when it is ready.
 
 /            at once
 /slow        after 50 to 150 ms
@@ -47,9 +47,11 @@ def application(environ, start_response):
 
 def main():
     """Serve until Ctrl-C."""
-    server = pywsgi.WSGIServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0), application, log=None)
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    address = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    server = pywsgi.WSGIServer((address, port), application, log=None)
     server.start()
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    print(f"http://{address}:{server.server_port}", flush=True)
     server.serve_forever()
 
 
