@@ -92,7 +92,7 @@ def _is_loopback(host: str) -> bool:
 def _file(value: object) -> str:
     path = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     if not path.strip():
-        msg = "must be the path of a file"
+        msg = "must be a path"
         raise ConfigError(msg)
     return os.fsdecode(path)
 
@@ -313,11 +313,20 @@ SETTINGS = (
         "Also append each event to this file, as one line of JSON. Works without a license key.",
     ),
     Setting(
+        "spool-dir",
+        "spool_dir",
+        _file,
+        "<folder>",
+        "Where events that New Relic does not take are kept, in a file that is made only then; locust-newrelic replay"
+        " sends it. Default: the working directory.",
+    ),
+    Setting(
         "flush-timeout",
         "flush_timeout_s",
         _number(0, 3600, " seconds"),
         "<seconds>",
-        "How long Locust's exit may wait for the last events to be delivered. Default: 10.",
+        "How long Locust's exit may wait for the last events to be delivered; what is left then is kept in"
+        " --newrelic-spool-dir. Default: 10.",
     ),
     Setting(
         "disabled",
@@ -349,6 +358,7 @@ class Config:
     buckets_ms: tuple[int, ...] = (100, 250, 500, 1000, 2500, 5000, 10000)
     max_series: int = 1000
     output: str | None = None
+    spool_dir: str = os.curdir
     flush_timeout_s: float = 10.0
     disabled: bool = False
 
@@ -359,6 +369,9 @@ class Config:
                 object.__setattr__(self, setting.field, _checked(setting.flag, setting.check, value))
         if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
             msg = f"--newrelic-ca-bundle: no such file: {self.ca_bundle}"
+            raise ConfigError(msg)
+        if not Path(self.spool_dir).is_dir():
+            msg = f"--newrelic-spool-dir: no such folder: {self.spool_dir}"
             raise ConfigError(msg)
 
     @property

@@ -33,7 +33,7 @@ from .config import Config, ConfigError
 from .delivery import Delivery
 from .histogram import Scale
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Payload, Totals
-from .spool import Output
+from .spool import Output, Spool
 from .transport import Transport
 from .window import Recorder
 
@@ -274,7 +274,7 @@ class Reporter:
         config = self._config
         if config.output is not None:
             try:
-                self._output = Output(config.output)
+                self._output = Output(config.output, delivered=config.license_key is not None)
             except OSError as error:
                 msg = f"--newrelic-output: cannot write {config.output}: {error.strerror}"
                 raise ConfigError(msg) from None
@@ -284,7 +284,7 @@ class Reporter:
             transport = Transport(
                 config.license_key, config.url, ca_bundle=config.ca_bundle, version=__version__, clock=time.time
             )
-            self._delivery = Delivery(transport)
+            self._delivery = Delivery(transport, spool=Spool(config.spool_dir), region=config.region_name)
             self._sinks.append(self._delivery)
             logger.info(
                 "New Relic: reporting to %s (region %s) every %g s",
@@ -546,18 +546,21 @@ class Reporter:
             self._closing.set()
             atexit.unregister(self._at_exit)
             self._finisher = gevent.spawn(self._finish_all)
-        try:
-            self._closed.wait()
-        except KeyboardInterrupt:
-            logger.warning("New Relic: interrupted; what is not sent now is lost")
-            if self._delivery is not None:
-                self._delivery.interrupt()
-            self._closed.wait()
+        while not self._closed.is_set():
+            self._wait_until_closed()
 
         # At SIGTERM Locust shuts down from several greenlets, and all of them wait here. Let the others exit first: the
         # SystemExit of one that does it after the main greenlet would be printed with a traceback.
         if gevent.getcurrent() is gevent.get_hub().parent:
             gevent.sleep(0)
+
+    def _wait_until_closed(self) -> None:
+        try:
+            self._closed.wait()
+        except KeyboardInterrupt:
+            logger.warning("New Relic: interrupted; what is not sent yet is not waited for")
+            if self._delivery is not None:
+                self._delivery.interrupt()
 
     def _finish_all(self) -> None:
         begun_s = time.monotonic()
@@ -584,14 +587,8 @@ class Reporter:
 
     def _say_what_was_sent(self) -> None:
         if self._delivery is not None:
-            lost = self._delivery.lost
-            by_reason = ", ".join(f"{number} {reason}" for reason, number in lost.items())
-            logger.log(
-                logging.WARNING if lost else logging.INFO,
-                "New Relic: %d events sent, %s",
-                self._delivery.num_sent,
-                f"{sum(lost.values())} lost ({by_reason})" if lost else "none lost",
-            )
+            level = logging.WARNING if self._delivery.lost or self._delivery.spooled else logging.INFO
+            logger.log(level, "New Relic: %s", self._delivery.summary())
         if self._output is not None:
             logger.info("New Relic: %d events written to %s", self._output.num_written, self._output.path)
 

@@ -1,42 +1,67 @@
-"""Events as NDJSON on disk: one JSON object a line."""
+"""Events as NDJSON on disk, one JSON object a line: what could not be sent, and the file output.
+
+A line that ends with a blank holds an event that New Relic has taken, or that was handed to a delivery which answers
+for it; for a reader of JSON the blank means nothing. Such a line is not sent again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import re
 import stat
+import sys
+from itertools import count
 from typing import TYPE_CHECKING
 
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .payload import NewRelicEvent
 
 logger = logging.getLogger(__name__)
+
+DELIVERED, PENDING = b" ", b"\t"
+"""The last byte of a line: of an event that needs no more sending, and of one that does (which may have none)."""
+
+SPOOL_SUFFIX = ".spool.ndjson"
+MOST_BYTES = 256 * 1024 * 1024
+COPIED_AT_ONCE = 1024 * 1024
+
+
+def encoded(event: NewRelicEvent) -> bytes:
+    """The event as JSON. Raises TypeError or ValueError for what is none."""
+    return json.dumps(event, separators=(",", ":")).encode()
 
 
 class Output:
     """Appends events to a file that nobody but its owner may read.
 
     Raises OSError if the file cannot be opened. When writing fails later, that is said once, and what could not be
-    written is counted.
+    written is counted. With *delivered*, the lines say that the events go to New Relic as well.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, delivered: bool = False) -> None:
         self.path = path
         self.num_written = 0
         self.num_lost = 0
+        self._end = (DELIVERED if delivered else b"") + b"\n"
         # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be; and to open a pipe that
         # nobody reads would wait for somebody.
         mode = os.O_WRONLY | os.O_NONBLOCK if _is_stream(path) else os.O_RDWR
         self._file = os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.set_blocking(self._file, True)
+        lock(self._file, shared=True)
         self._between_lines = _ends_with_newline(self._file)
 
     def put(self, events: Sequence[NewRelicEvent]) -> None:
         """Append *events*."""
-        lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events).encode()
+        lines = b"".join(encoded(event) + self._end for event in events)
         try:
             self._write(lines if self._between_lines else b"\n" + lines)
         except OSError as error:
@@ -57,6 +82,201 @@ class Output:
         while done < len(data):
             done += os.write(self._file, data[done:])
             self._between_lines = data[done - 1 : done] == b"\n"
+
+
+class Spool:
+    """Keeps events in a file until they are delivered.
+
+    The file is made with the first event, named after its run, readable by its owner only, and removed when all its
+    events are delivered. It is written in whole lines at once, so that a process that is killed leaves what it kept.
+    Nothing is raised: when the disk is full or read-only, or the file has reached *most_bytes*, that is said once.
+    """
+
+    def __init__(self, folder: str, *, most_bytes: int = MOST_BYTES) -> None:
+        self._folder, self._most_bytes = folder, most_bytes
+        self.path: str | None = None
+        """The file, while there is one."""
+        self.num_pending = 0
+        """Events in it that are not delivered."""
+        self.why_not = "spool full"
+        """Why the last event that could not be kept could not: ``spool full`` or ``spool not writable``."""
+        self._file = -1
+        self._size = self._num_delivered = 0
+        self._said: set[str] = set()
+
+    def keep(self, events: Sequence[NewRelicEvent]) -> list[int | None]:
+        """Append *events*; returns the place of each in the file, None for one that could not be kept."""
+        places: list[int | None] = []
+        lines: list[bytes] = []
+        end = self._size
+        for event in events:
+            line = _line_of(event)
+            if not line or end + len(line) > self._most_bytes:
+                if line:
+                    self._fail("spool full", f"there is room for {self._most_bytes:,} bytes")
+                else:
+                    self._fail("not JSON", "an event is no JSON")
+                places.append(None)
+                continue
+            end += len(line)
+            places.append(end - 2)
+            lines.append(line)
+
+        if lines and not self._append(b"".join(lines), events[0]):
+            return [None] * len(events)
+        self.num_pending += len(lines)
+        return places
+
+    def settle(self, places: Sequence[int]) -> None:
+        """Note that the events at these places are delivered."""
+        for place in places:
+            with contextlib.suppress(OSError):  # then a replay sends it again
+                os.pwrite(self._file, DELIVERED, place)
+        self.num_pending -= len(places)
+        self._num_delivered += len(places)
+        if self._file >= 0 and not self.num_pending:
+            self._remove()
+
+    def close(self) -> None:
+        """Leave only what is not delivered in the file."""
+        if self._file < 0:
+            return
+        try:
+            if self._num_delivered:
+                self._file = rewritten(self._file, self.path or "", _pending_lines(self._file))
+        except OSError as error:
+            logger.warning("New Relic: delivered events are still in %s: %s", self.path, error.strerror)
+        finally:
+            os.close(self._file)
+            self._file = -1
+
+    def _append(self, data: bytes, first: NewRelicEvent) -> bool:
+        try:
+            if self._file < 0:
+                self._make(str(first.get("run_id", "no run") if isinstance(first, dict) else ""))
+            _write_at(self._file, data, self._size)
+        except OSError as error:
+            self._fail("spool not writable", error.strerror or type(error).__name__)
+            self._cut()
+            return False
+        self._size += len(data)
+        return True
+
+    def _make(self, run_id: str) -> None:
+        name = f"locust-newrelic-{re.sub(r'[^A-Za-z0-9._-]', '_', run_id)[:100]}-{os.getpid()}"
+        for number in count(1):  # in a container each process has the same id as its predecessor
+            path = os.path.join(self._folder, name + (f"-{number}" if number > 1 else "") + SPOOL_SUFFIX)
+            with contextlib.suppress(FileExistsError):
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                break
+        self.path = path
+        lock(self._file, shared=True)
+
+    def _cut(self) -> None:
+        """Take half a line away again."""
+        if self._file >= 0 and not self._size:
+            self._remove()
+        elif self._file >= 0:
+            with contextlib.suppress(OSError):  # the next line begins there in any case
+                os.ftruncate(self._file, self._size)
+
+    def _remove(self) -> None:
+        os.close(self._file)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path or "")
+        self._file, self.path = -1, None
+        self._size = self._num_delivered = 0
+
+    def _fail(self, reason: str, detail: str) -> None:
+        self.why_not = reason
+        if reason not in self._said:
+            self._said.add(reason)
+            logger.warning("New Relic: what cannot be sent cannot be kept in %s either: %s", self._folder, detail)
+
+
+def lock(file: int, *, shared: bool) -> bool:
+    """Have the file for this process, or share it with others that write; False if it is taken.
+
+    Who writes shares it, who replays has it alone. The lock ends with the process. Where there are no such locks (on
+    Windows, on some network file systems) it is had at once.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def rewritten(file: int, path: str, pieces: Iterator[bytes]) -> int:
+    """Replace the file at *path*, which is open as *file*, by *pieces*, at once or not at all.
+
+    Returns the new file, open, with the mode and the lock of the old one, which is closed. Raises OSError, and then
+    leaves all as it was.
+    """
+    beside = f"{path}.tmp"
+    with contextlib.suppress(FileNotFoundError):  # what a crash has left
+        os.unlink(beside)
+    new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(new, stat.S_IMODE(os.fstat(file).st_mode))
+        lock(new, shared=False)
+        end = 0
+        for piece in pieces:
+            _write_at(new, piece, end)
+            end += len(piece)
+        os.fsync(new)
+        os.replace(beside, path)
+    except BaseException:
+        os.close(new)
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+    os.close(file)
+    return new
+
+
+def lines_of(file: int, start: int = 0) -> Iterator[bytes]:
+    """The lines of a file from *start* on, each with its newline; the last may lack it."""
+    with os.fdopen(os.dup(file), "rb") as stream:
+        stream.seek(start)
+        yield from stream
+
+
+def bytes_of(file: int, start: int, end: int | None = None) -> Iterator[bytes]:
+    """What a file holds between *start* and *end*, in pieces."""
+    end = os.fstat(file).st_size if end is None else end
+    while start < end:
+        piece = os.pread(file, min(COPIED_AT_ONCE, end - start), start)
+        if not piece:
+            return
+        yield piece
+        start += len(piece)
+
+
+def is_delivered(line: bytes) -> bool:
+    """Whether a line says that its event needs no more sending."""
+    return line.rstrip(b"\r\n").endswith(DELIVERED)
+
+
+def _pending_lines(file: int) -> Iterator[bytes]:
+    return (line for line in lines_of(file) if not is_delivered(line))
+
+
+def _line_of(event: NewRelicEvent) -> bytes:
+    try:
+        return encoded(event) + PENDING + b"\n"
+    except (TypeError, ValueError):
+        return b""
+
+
+def _write_at(file: int, data: bytes, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], offset + done)
 
 
 def _is_stream(path: str) -> bool:

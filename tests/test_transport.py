@@ -399,7 +399,6 @@ def test_a_proxy_cannot_pose_as_new_relic(new_relic, connect, proxy):
 
 
 @pytest.mark.parametrize("url", [
-    f"https://user:{SECRET}@proxy.example:3128",
     f"socks5://user:{SECRET}@proxy.example:3128",
     f"http://user:{SECRET}@proxy.example:99999",
     f"http://user:{SECRET}@proxy:exa:mple",
@@ -412,19 +411,20 @@ def test_a_proxy_cannot_pose_as_new_relic(new_relic, connect, proxy):
 def test_a_proxy_that_cannot_be_used_is_a_usage_error(connect, proxy, url):
     """A proxy of another kind is refused, rather than silently passed by, and not printed."""
     proxy.set(url)
-    with pytest.raises(ConfigError, match="HTTPS_PROXY: only http:// proxies") as refusal:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY: only http:// and https:// proxies") as refusal:
         connect()
     assert SECRET not in "".join(traceback.format_exception(refusal.type, refusal.value, refusal.tb))
 
 
 @pytest.mark.parametrize(("url", "host", "port"), [
     ("http://proxy.example:3128", "proxy.example", 3128),
-    ("HTTP://proxy.example", "proxy.example", 80),
-    ("proxy.example", "proxy.example", 80),
+    ("HTTP://proxy.example", "proxy.example", 1080),
+    ("proxy.example", "proxy.example", 1080),
+    ("https://proxy.example", "proxy.example", 443),
     ("http://[::1]:8080/", "[::1]", 8080),
 ])  # fmt: skip
 def test_where_a_proxy_is(proxy, url, host, port):
-    """A proxy's scheme and port are http and 80, unless it says otherwise."""
+    """A proxy is http unless it says otherwise, and its port is 1080, as with curl; that of an https proxy is 443."""
     proxy.set(url)
     found = proxy_for("https://collector.example")
     assert (found.host, found.port) == (host, port)
