@@ -28,6 +28,7 @@ SUMMARY = "LocustSummary"
 REQUEST_STATISTICS = "LocustRequestStatistics"
 STATUS_CODE = "LocustStatusCode"
 TEST_RUN = "LocustTestRun"
+CHECK = "LocustCheck"
 
 PHASE_START, PHASE_SPAWNING_COMPLETE, PHASE_STOP = "start", "spawning_complete", "stop"
 
@@ -233,6 +234,13 @@ class Payload:
 
         values = distribution.quantiles(_QUANTILES, low=numbers.min_ms, high=numbers.max_ms)
         return {**{name: round(value, 4) for name, value in zip(names, values, strict=True)}, **counts}
+
+
+def check_event(timestamp_ms: int, *, app_name: str, version: str) -> NewRelicEvent:
+    """An event that says nothing but that events arrive."""
+    return acceptable(
+        {"eventType": CHECK, "timestamp": timestamp_ms, "appName": app_name, "locust_newrelic_version": version}
+    )
 
 
 def acceptable(attributes: Mapping[str, object]) -> NewRelicEvent:

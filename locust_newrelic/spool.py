@@ -7,20 +7,25 @@ for it; for a reader of JSON the blank means nothing. Such a line is not sent ag
 from __future__ import annotations
 
 import contextlib
+import enum
+import errno
 import json
 import logging
 import os
 import re
 import stat
 import sys
-from itertools import count
+from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import TYPE_CHECKING
+
+from .payload import acceptable
 
 if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .payload import NewRelicEvent
 
@@ -32,6 +37,11 @@ DELIVERED, PENDING = b" ", b"\t"
 SPOOL_SUFFIX = ".spool.ndjson"
 MOST_BYTES = 256 * 1024 * 1024
 COPIED_AT_ONCE = 1024 * 1024
+
+MOST_AGE_MS = 24 * 3600 * 1000
+"""How far from now an event may be for New Relic to take it."""
+EARLIEST_MS = 100_000_000_000
+"""A timestamp below it, in 1973, is in seconds; New Relic takes either."""
 
 
 def encoded(event: NewRelicEvent) -> bytes:
@@ -194,6 +204,123 @@ class Spool:
             logger.warning("New Relic: what cannot be sent cannot be kept in %s either: %s", self._folder, detail)
 
 
+class Kind(enum.Enum):
+    """What a line of a file is to a replay."""
+
+    EVENT = "to be sent"
+    DELIVERED = "delivered already"
+    TOO_OLD = "more than 24 h from now"
+    """New Relic takes no such event."""
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+
+
+@dataclass
+class Part:
+    """Some lines of a file, with the events to be sent in them."""
+
+    start: int
+    """Where it begins in the file, in bytes."""
+    lines: list[tuple[bytes, Kind]] = field(default_factory=list)
+    events: list[NewRelicEvent] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file, in bytes."""
+        return self.start + sum(len(line) for line, _ in self.lines)
+
+
+class Busy(Exception):  # noqa: N818  (a state, no fault)
+    """The file is being written, or replayed, by another process."""
+
+
+class Stored:
+    """A spool or an output file, opened to be sent, and locked for this process alone.
+
+    Of a spool the lines that are sent are removed, and the file with the last of them; those of any other file are
+    marked as delivered. Lines that are no events, too old or refused stay. Raises OSError, or Busy.
+    """
+
+    def __init__(self, path: str, *, now_ms: int, force: bool = False) -> None:
+        self.path = os.path.realpath(path)
+        self.is_spool = path.endswith(SPOOL_SUFFIX)
+        self._now_ms, self._force = now_ms, force and not self.is_spool
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        self._offset = 0
+        try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise OSError(errno.EINVAL, "Not a file")
+            if not lock(self._file, shared=False) or not os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                raise Busy
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def kinds(self) -> Iterator[tuple[int, Kind]]:
+        """Of each line its number, from 1, and its kind."""
+        for number, line in enumerate(lines_of(self._file), 1):
+            yield number, self._read(line)[0]
+
+    def next_part(self, most_events: int, most_bytes: int) -> Part | None:
+        """The next lines, with at most so many events and bytes, but one line at least; None at the end."""
+        part = Part(self._offset)
+        num_bytes = 0
+        for line in lines_of(self._file, self._offset):
+            num_bytes += len(line)
+            if part.lines and (num_bytes > most_bytes or len(part.events) == most_events):
+                break
+            kind, event = self._read(line)
+            part.lines.append((line, kind))
+            if event is not None:
+                part.events.append(event)
+        return part if part.lines else None
+
+    def leave(self, part: Part) -> None:
+        """Leave the part as it is, and go on behind it."""
+        self._offset = part.end
+
+    def settle(self, part: Part) -> None:
+        """Note, at once or not at all, that the events of the part are delivered, and go on behind it."""
+        lines = [self._settled(line, kind) for line, kind in part.lines]
+        settled = b"".join(lines)
+        if settled != b"".join(line for line, _ in part.lines):
+            before, behind = bytes_of(self._file, 0, part.start), bytes_of(self._file, part.end)
+            self._file = rewritten(self._file, self.path, chain(before, [settled], behind))
+        self._offset = part.start + len(settled)
+        if self.is_spool and not os.fstat(self._file).st_size:
+            os.unlink(self.path)
+
+    def _settled(self, line: bytes, kind: Kind) -> bytes:
+        if kind in (Kind.UNREADABLE, Kind.TOO_OLD):
+            return line
+        if self.is_spool:
+            return b""
+        return line.rstrip() + DELIVERED + b"\n" if kind is Kind.EVENT else line
+
+    def _read(self, line: bytes) -> tuple[Kind, NewRelicEvent | None]:
+        if not line.strip():
+            return Kind.EMPTY, None
+        if is_delivered(line) and not self._force:
+            return Kind.DELIVERED, None
+        event = _event_in(line)
+        if event is None:
+            return Kind.UNREADABLE, None
+        return (Kind.EVENT, event) if self._is_in_time(event) else (Kind.TOO_OLD, None)
+
+    def _is_in_time(self, event: NewRelicEvent) -> bool:
+        timestamp = event.get("timestamp")
+        if not isinstance(timestamp, (int, float)):
+            return True
+        timestamp_ms = timestamp if timestamp > EARLIEST_MS else timestamp * 1000
+        return abs(self._now_ms - timestamp_ms) < MOST_AGE_MS
+
+
 def lock(file: int, *, shared: bool) -> bool:
     """Have the file for this process, or share it with others that write; False if it is taken.
 
@@ -211,7 +338,7 @@ def lock(file: int, *, shared: bool) -> bool:
     return True
 
 
-def rewritten(file: int, path: str, pieces: Iterator[bytes]) -> int:
+def rewritten(file: int, path: str, pieces: Iterable[bytes]) -> int:
     """Replace the file at *path*, which is open as *file*, by *pieces*, at once or not at all.
 
     Returns the new file, open, with the mode and the lock of the old one, which is closed. Raises OSError, and then
@@ -264,6 +391,23 @@ def is_delivered(line: bytes) -> bool:
 
 def _pending_lines(file: int) -> Iterator[bytes]:
     return (line for line in lines_of(file) if not is_delivered(line))
+
+
+def _event_in(line: bytes) -> NewRelicEvent | None:
+    """The event that a line holds, with what New Relic would not take made acceptable; None if it holds none."""
+    try:
+        event = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    event_type = event.get("eventType") if isinstance(event, dict) else None
+    if not isinstance(event_type, str) or not re.fullmatch(r"[A-Za-z0-9_:]{1,255}", event_type):
+        return None
+    return acceptable(event)
+
+
+def _refuse_constant(constant: str) -> None:
+    """NaN and Infinity are no JSON: New Relic would drop all that is sent with them."""
+    raise ValueError(constant)
 
 
 def _line_of(event: NewRelicEvent) -> bytes:
