@@ -78,12 +78,13 @@ def retry_after_s(header: str | None, now: float) -> float | None:
 
 
 WHAT_TO_DO = (
+    ("^proxy: .* HTTP 407$", "Check the user and the password in HTTPS_PROXY."),
+    ("^proxy: certificate", "Name the certificates that its own are signed with by --newrelic-ca-bundle."),
+    ("^proxy: ", "Check HTTPS_PROXY, or name the host in NO_PROXY."),
     ("HTTP 40[13]$", "Check the license key (of type ingest) and --newrelic-region."),
     ("HTTP 413$", "This event alone is larger than New Relic takes."),
     ("HTTP (3..|40[45])$", "Check --newrelic-endpoint."),
     ("HTTP 429$", "The account sends more than New Relic takes in a minute."),
-    ("proxy answered HTTP 407", "Check the user and the password in HTTPS_PROXY."),
-    ("proxy", "Check HTTPS_PROXY, or name the host in NO_PROXY."),
     ("certificate", "If TLS is inspected on the way, name the certificates to trust with --newrelic-ca-bundle."),
     ("TLS", "Check --newrelic-endpoint, and what is on the way there."),
     ("host name", "Check the network's name service, --newrelic-region, and whether HTTPS_PROXY is needed."),
@@ -139,7 +140,7 @@ def _is_among(host: str, no_proxy: str) -> bool:
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
-        return ipaddress.ip_network(text.strip("[]"), strict=False)
+        return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
 
@@ -223,17 +224,24 @@ def _proxy_config(proxy: str, ca_bundle: str | None) -> object:
     return urllib3.ProxyManager(proxy, proxy_ssl_context=context).proxy_config
 
 
+_REFUSED_TUNNEL = r"Tunnel connection failed: (\d{3})\b"
+"""How the error begins that Python's own HTTP client raises for the answer of a proxy."""
+
+
 def _reason(error: BaseException) -> str:
     """What went wrong on the network, in words that can hold no secret: a header, say, or a proxy's password."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
-        reason = getattr(cause, "reason", None)
-        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__
+        wrapped = (*cause.args[:1], getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+        cause = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
 
-    at_proxy = "proxy: " if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in seen) else ""
-    return at_proxy + _words_for(seen)
+    return ("proxy: " if any(map(_is_of_proxy, seen)) else "") + _words_for(seen)
+
+
+def _is_of_proxy(cause: BaseException) -> bool:
+    return isinstance(cause, urllib3.exceptions.ProxyError) or bool(re.match(_REFUSED_TUNNEL, str(cause)))
 
 
 def _words_for(seen: Sequence[BaseException]) -> str:
@@ -242,9 +250,9 @@ def _words_for(seen: Sequence[BaseException]) -> str:
 
 
 def _words(cause: BaseException) -> str | None:
-    refused_tunnel = re.match(r"Tunnel connection failed: (\d{3})\b", str(cause))
+    refused_tunnel = re.match(_REFUSED_TUNNEL, str(cause))
     if refused_tunnel:
-        return f"the proxy answered HTTP {refused_tunnel[1]}"
+        return f"it answered HTTP {refused_tunnel[1]}"
     if isinstance(cause, (ssl.SSLCertVerificationError, CertificateError)):
         return f"certificate not trusted: {getattr(cause, 'verify_message', 'it is for another host')}"
     if isinstance(cause, ssl.SSLError):

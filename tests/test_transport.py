@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import time
 import traceback
 from base64 import b64encode
@@ -380,6 +381,76 @@ def test_a_proxy_without_a_scheme(connect, proxy):
     assert len(proxy.requests) == 1
 
 
+@pytest.mark.parametrize(("variables", "port"), [
+    ({"https_proxy": "http://p:1", "HTTPS_PROXY": "http://p:2", "ALL_PROXY": "http://p:3"}, 1),
+    ({"https_proxy": "", "HTTPS_PROXY": "http://p:2", "all_proxy": "http://p:3"}, 2),
+    ({"HTTPS_PROXY": " ", "all_proxy": "http://p:3", "ALL_PROXY": "http://p:4"}, 3),
+    ({"ALL_PROXY": "http://p:4"}, 4),
+    ({"HTTP_PROXY": "http://p:5", "http_proxy": "http://p:5"}, None),
+    ({"HTTPS_PROXY": "http://p:2", "no_proxy": "a.example", "NO_PROXY": "*"}, 2),
+    ({"HTTPS_PROXY": "http://p:2", "no_proxy": "", "NO_PROXY": "*"}, None),
+])  # fmt: skip
+def test_the_spellings_of_curl(variables, port):
+    """Small letters go before capital ones, https before all, and what is empty is not there."""
+    found = proxy_for("https://collector.example", variables)
+    assert (found and found.port) == port
+
+
+@pytest.mark.parametrize(("no_proxy", "host", "is_direct"), [
+    ("collector.example", "collector.example", True),
+    (".collector.example", "collector.example", True),
+    ("COLLECTOR.Example.", "collector.example", True),
+    ("example", "collector.example", True),
+    (".example", "collector.example", True),
+    ("other.example collector.example", "collector.example", True),
+    ("other.example,\tcollector.example", "collector.example", True),
+    ("ctor.example", "collector.example", False),
+    ("collector.example", "example", False),
+    ("*.example", "collector.example", False),
+    ("*", "collector.example", True),
+    ("*,other.example", "collector.example", False),
+    (",", "collector.example", False),
+    ("127.0.0.0/8", "127.0.0.1", True),
+    ("10.0.0.0/8 127.0.0.1", "127.0.0.1", True),
+    ("127.0.0", "127.0.0.1", False),
+    ("127.0.0.1/99", "127.0.0.1", False),
+    ("::1", "[::1]", True),
+    ("[::1]", "[::1]", False),
+    ("fe80::/10", "[::1]", False),
+])  # fmt: skip
+def test_no_proxy_is_read_as_curl_reads_it(no_proxy, host, is_direct):
+    """Names count with their subdomains, and at dots only; addresses as they are or as networks."""
+    variables = {"HTTPS_PROXY": "http://127.0.0.2:1", "NO_PROXY": no_proxy}
+    assert (proxy_for(f"https://{host}", variables) is None) == is_direct
+
+
+def test_an_https_proxy(new_relic, connect, proxy, serve, tmp_path, monkeypatch):
+    """TLS to the proxy itself, and through it to New Relic; the proxy's certificate is verified as well."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(new_relic.certificate)
+
+    def handle(connection):
+        with context.wrap_socket(connection, server_side=True) as secure:
+            proxy.handle(secure)
+
+    proxy.set(f"https://user:{SECRET}@localhost:{serve(handle)}")
+    transport = connect()
+    assert sent(transport) == Outcome(Verdict.ACCEPTED)
+    assert sent(transport) == Outcome(Verdict.ACCEPTED)
+    assert len(new_relic.events) == 2
+    assert len(proxy.requests) == 1
+    assert f"Basic {b64encode(f'user:{SECRET}'.encode()).decode()}" in proxy.requests[0]
+    assert SECRET not in transport.proxy
+
+    context.load_cert_chain(make_certificate(tmp_path, "other"))
+    outcome = sent(connect())
+    assert outcome.verdict is Verdict.RETRY
+    assert outcome.reason.startswith("proxy: certificate not trusted")
+    new_relic.answers = [NewRelic.hanging()]
+    context.load_cert_chain(new_relic.certificate)
+    assert sent(connect(), timeout_s=0.5).reason.startswith("no answer")
+
+
 @pytest.mark.parametrize("no_proxy", ["127.0.0.1", "collector.example,127.0.0.0/8", "*"])
 def test_no_proxy(monkeypatch, connect, proxy, no_proxy):
     """Hosts of NO_PROXY are reached without the proxy."""
@@ -453,7 +524,7 @@ def test_a_proxy_that_fails(connect, new_relic, proxy, answer):
     outcome = sent(connect())
 
     assert outcome.verdict is Verdict.RETRY
-    assert outcome.reason
+    assert outcome.reason == (f"proxy: it answered HTTP {answer[:3]}" if answer else "proxy: Connection refused")
     for secret in (SECRET, b64encode(f"user:{SECRET}".encode()).decode(), new_relic.license_key):
         assert secret not in repr(outcome)
 
