@@ -71,7 +71,7 @@ class Hanging(Fake):
 def _numbers_stand_for_events(monkeypatch):
     """Most of these tests do not look into an event: a number is enough of one."""
     characters = module._characters
-    monkeypatch.setattr(module, "_characters", lambda event: 700 if isinstance(event, int) else characters(event))
+    monkeypatch.setattr(module, "_characters", lambda event: 400 if isinstance(event, int) else characters(event))
 
 
 @pytest.fixture(autouse=True)
