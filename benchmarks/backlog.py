@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import locust
 import gevent
+import locust
 
 import locust_newrelic
 from locust_newrelic.delivery import BREATH_S, Delivery
