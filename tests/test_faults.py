@@ -277,10 +277,13 @@ def test_nothing_is_lost_and_nothing_is_doubled(runs, name, monkeypatch):
 
     new_relic.answers, new_relic.always = [], None
     replay(run.working, new_relic, monkeypatch)
+    num_received = len(new_relic.events)
     assert by_seq(new_relic.events) == made
     if name != LOSES_ANSWERS:
         assert len(new_relic.events) == len(made)
     assert run.kept() == []
+    assert main(["replay", "made.ndjson"]) == 1
+    assert len(new_relic.events) == num_received
     assert new_relic.refused == []
 
 

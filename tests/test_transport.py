@@ -1,6 +1,7 @@
 """Sending to a real server over TLS: what becomes of a batch, whatever the other side or the way to it does."""
 
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -442,6 +443,9 @@ def test_an_https_proxy(new_relic, connect, proxy, serve, tmp_path, monkeypatch)
     assert f"Basic {b64encode(f'user:{SECRET}'.encode()).decode()}" in proxy.requests[0]
     assert SECRET not in transport.proxy
 
+    proxy.set(os.environ["HTTPS_PROXY"].replace("localhost", "127.1"))
+    assert sent(connect()).reason.startswith("proxy: certificate not trusted")  # it is for another host
+    proxy.set(os.environ["HTTPS_PROXY"].replace("127.1", "localhost"))
     context.load_cert_chain(make_certificate(tmp_path, "other"))
     outcome = sent(connect())
     assert outcome.verdict is Verdict.RETRY
