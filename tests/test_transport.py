@@ -12,6 +12,7 @@ from email.utils import formatdate
 import gevent
 import gevent.event
 import pytest
+import urllib3
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from hypothesis import given, settings
@@ -444,15 +445,26 @@ def test_an_https_proxy(new_relic, connect, proxy, serve, tmp_path, monkeypatch)
     assert SECRET not in transport.proxy
 
     proxy.set(os.environ["HTTPS_PROXY"].replace("localhost", "127.1"))
-    assert sent(connect()).reason.startswith("proxy: certificate not trusted")  # it is for another host
+    assert "certificate not trusted" in sent(connect()).reason  # it is for another host
     proxy.set(os.environ["HTTPS_PROXY"].replace("127.1", "localhost"))
     context.load_cert_chain(make_certificate(tmp_path, "other"))
     outcome = sent(connect())
     assert outcome.verdict is Verdict.RETRY
-    assert outcome.reason.startswith("proxy: certificate not trusted")
+    assert "certificate not trusted" in outcome.reason
     new_relic.answers = [NewRelic.hanging()]
     context.load_cert_chain(new_relic.certificate)
     assert sent(connect(), timeout_s=0.5).reason.startswith("no answer")
+
+
+def test_an_https_proxy_at_an_address(connect, proxy):
+    """With urllib3 1 the certificate of an address cannot be verified: that is a usage error, not a proxy unverified."""
+    proxy.set(f"https://user:{SECRET}@127.0.0.1:{free_port()}")
+    if urllib3.__version__.startswith("1."):
+        with pytest.raises(ConfigError, match="host name") as refusal:
+            connect()
+        assert SECRET not in str(refusal.value)
+    else:
+        assert sent(connect()) == Outcome(Verdict.RETRY, "proxy: Connection refused")
 
 
 @pytest.mark.parametrize("no_proxy", ["127.0.0.1", "collector.example,127.0.0.0/8", "*"])
