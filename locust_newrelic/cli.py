@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import textwrap
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import gevent
+from gevent.event import Event
 from locust.argument_parser import get_empty_argument_parser
 
 from . import config as settings
@@ -23,6 +24,7 @@ from .transport import Outcome, Transport, Verdict, what_to_do
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
     from .spool import Part
 
@@ -203,18 +205,27 @@ class Replay:
         self._transport = None if self._dry_run else _transport(config)
         self._region = config.region_name
         self._most_events = EVENTS_AT_ONCE
-        self._num_sent = 0
+        self._stopping = Event()
 
     def run(self) -> int:
         """Send them; returns the exit code."""
+        before = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             is_all_sent = all([self._try_file(path) for path in self._files])  # noqa: C419  (each is tried)
         except GaveUp as end:
             is_all_sent = _complain(str(end))
         finally:
+            signal.signal(signal.SIGINT, before)
             if self._transport is not None:
                 self._transport.close()
         return 0 if is_all_sent else 1
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """End after the answer that is on its way: without it, what it is about would be sent again. Or at once."""
+        if self._stopping.is_set():
+            signal.default_int_handler(number, frame)
+        self._stopping.set()
+        sys.stderr.write("\nEnding after the answer to what was sent last; Ctrl-C again to end at once.\n")
 
     def _try_file(self, path: str) -> bool:
         try:
@@ -273,6 +284,8 @@ class Replay:
         assert self._transport is not None  # noqa: S101  (for the type checker)
         patience, since_s = Patience(), time.monotonic()
         while True:
+            if self._stopping.is_set():
+                raise KeyboardInterrupt
             outcome = self._transport.send(part.events, CALL_TIMEOUT_S)
             if outcome.verdict is Verdict.REFUSED and outcome.reason in _REFUSALS_OF_ALL:
                 msg = f"{self._where}: {outcome.reason}.{what_to_do(outcome.reason)} {_KEPT}"
@@ -286,7 +299,7 @@ class Replay:
                 msg += f"{what_to_do(outcome.reason)} {_KEPT}"
                 raise GaveUp(msg)
             progress.say(f"{outcome.reason}; trying again in {pause_s:.0f} s", once=outcome.reason)
-            gevent.sleep(pause_s)
+            self._stopping.wait(pause_s)
 
     @property
     def _where(self) -> str:

@@ -11,6 +11,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -219,7 +220,7 @@ def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
 
 def _proxy_config(proxy: str, ca_bundle: str | None) -> object:
     """How urllib3 is to speak TLS with the proxy itself; its versions agree on the manager, not on the fields."""
-    if urllib3.__version__.startswith("1.") and _network(urlsplit(proxy).hostname or ""):
+    if version("urllib3").startswith("1.") and _network(urlsplit(proxy).hostname or ""):
         msg = "HTTPS_PROXY: an https:// proxy needs a host name in place of its address, or urllib3 2"
         raise ConfigError(msg)
     context = _ssl_context(ca_bundle)

@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import gevent.os
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from locusts import clean_environment, free_port
+from locusts import clean_environment, free_port, heed_interrupts
 from new_relic import Answer, NewRelic, make_certificate
 
 from locust_newrelic import __version__, cli
@@ -388,25 +389,67 @@ def test_an_interrupted_replay_goes_on_where_it_was(tmp_path_factory, monkeypatc
         assert sorted([*arrived, *left]) == list(range(10))
 
 
+class Terminal:
+    """A replay in a terminal."""
+
+    def __init__(self, path):
+        self._terminal, its_end = pty.openpty()
+        command = [sys.executable, "-m", "locust_newrelic.cli", "replay", path]
+        self.process = subprocess.Popen(command, stderr=its_end, stdout=subprocess.DEVNULL, preexec_fn=heed_interrupts)
+        os.close(its_end)
+        self.shown = b""
+
+    def read_until(self, words):
+        """Wait until it shows that, or until its end."""
+        with contextlib.suppress(OSError):  # its other end is closed
+            while words not in self.shown:
+                self.shown += gevent.os.tp_read(self._terminal, 1000)  # the server runs meanwhile
+
+    def wait(self):
+        """Wait for its end; the exit code."""
+        self.read_until(b"never")
+        os.close(self._terminal)
+        return self.process.wait(60)
+
+
 def test_progress_on_a_terminal(new_relic, connected):
-    """On a terminal replay shows how far it is; a Ctrl-C ends it with 130, and the rest is still there."""
+    """On a terminal replay shows how far it is; a second Ctrl-C ends it at once, and the rest is still there."""
     path = spooled(*range(2500))
     new_relic.answers = [Answer(200), NewRelic.hanging()]
-    terminal, its_end = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "locust_newrelic.cli", "replay", path],
-                               stderr=its_end, stdout=subprocess.DEVNULL)  # fmt: skip
-    os.close(its_end)
+    terminal = Terminal(path)
     new_relic.wait_for(lambda server: len(server.posts) == 2, "the second part")
-    process.send_signal(2)
-    shown = b""
-    try:
-        while piece := os.read(terminal, 1000):
-            shown += piece
-    except OSError:  # its other end is closed
-        pass
-    os.close(terminal)
+    terminal.process.send_signal(2)
+    terminal.read_until(b"Ctrl-C again")
+    terminal.process.send_signal(2)
 
-    assert process.wait(60) == 130
-    assert b"1000 of 2500 events (40%)" in shown
-    assert b"the same command sends the rest" in shown
+    assert terminal.wait() == 130
+    assert b"1000 of 2500 events (40%)" in terminal.shown
+    assert b"the same command sends the rest" in terminal.shown
     assert numbers_in(path) == list(range(1000, 2500))
+
+
+def test_an_interrupt_waits_for_the_answer(new_relic, connected):
+    """After one Ctrl-C what is on its way is still noted, so that nothing is sent twice."""
+    path = spooled(*range(2500))
+    new_relic.answers = [Answer(200), Answer(200, late=True)]
+    terminal = Terminal(path)
+    new_relic.wait_for(lambda server: len(server.posts) == 2, "the second part, which is accepted")
+    terminal.process.send_signal(2)
+    terminal.read_until(b"Ctrl-C again")
+    new_relic.release()
+
+    assert terminal.wait() == 130
+    assert received(new_relic) == list(range(2000))
+    assert numbers_in(path) == list(range(2000, 2500))
+
+
+def test_an_interrupt_ends_a_pause(new_relic, connected):
+    """While replay waits before it tries again, Ctrl-C ends it at once."""
+    path = spooled(1)
+    new_relic.always = Answer(429, {"Retry-After": "200"})
+    terminal = Terminal(path)
+    terminal.read_until(b"trying again in 200 s")
+    terminal.process.send_signal(2)
+
+    assert terminal.wait() == 130
+    assert numbers_in(path) == [1]

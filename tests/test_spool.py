@@ -362,6 +362,8 @@ def test_a_file_is_locked_while_it_is_written(tmp_path):
         for output in outputs:
             output.close()
         assert lock(other.fileno(), shared=False)
+        with pytest.raises(OSError, match="replay has it open"):
+            Output(str(tmp_path / "events"))
 
 
 def test_a_rewriting_that_fails_changes_nothing(tmp_path):

@@ -457,7 +457,7 @@ def test_an_https_proxy(new_relic, connect, proxy, serve, tmp_path, monkeypatch)
 
 
 def test_an_https_proxy_at_an_address(connect, proxy):
-    """With urllib3 1 the certificate of an address cannot be verified: that is a usage error, not a proxy unverified."""
+    """With urllib3 1 the certificate of an address cannot be verified: that is a usage error, and said."""
     proxy.set(f"https://user:{SECRET}@127.0.0.1:{free_port()}")
     if urllib3.__version__.startswith("1."):
         with pytest.raises(ConfigError, match="host name") as refusal:
