@@ -133,10 +133,12 @@ def replay(folder, new_relic, now_ms):
     num_events = 0
     for path in Path(folder).glob("*.spool.ndjson"):
         with contextlib.closing(Stored(str(path), now_ms=now_ms)) as stored:
+            stored.prepare()
             while part := stored.next_part(1000, 900_000):
                 new_relic.send(part.events, 10)
                 stored.settle(part)
                 num_events += len(part.events)
+            stored.finish()
     return num_events
 
 

@@ -44,7 +44,7 @@ Exit code: 0 if New Relic took it, 1 if not, 2 for a setting that cannot be used
 REPLAY_HELP = """\
 Send what spools and output files hold to New Relic.
 
-A spool (its name ends with .spool.ndjson) loses each line that is sent, and is removed with the last one. In any other
+A spool (its name ends with .spool.ndjson) loses the lines that are sent, and is removed with the last one. In any other
 file the lines that are sent are marked by a blank at their end; nothing else changes in it. So an interrupted replay
 can be repeated: nothing is sent twice. A file of --newrelic-output that was written while there was a license key is
 marked from the start, as its events were delivered or are in a spool; --force sends them all the same. Lines that are
@@ -239,7 +239,10 @@ class Replay:
         """Whether nothing is left to be sent of the file."""
         stored = Stored(path, now_ms=int(time.time() * 1000), force=self._force)
         with contextlib.closing(stored):
+            progress = _Progress(path)
+            progress.show("reading")
             counts, unreadable = _counts(stored)
+            progress.end()
             num_events = counts[Kind.EVENT]
             if not num_events and counts[Kind.DELIVERED] and not stored.is_spool:
                 return _complain(
@@ -250,17 +253,17 @@ class Replay:
             if self._dry_run:
                 print(f"{path}: {num_events} events would be sent{_what_else(counts, unreadable)}")
                 return is_all
-            num_refused = self._send_parts(path, stored, num_events)
+            num_refused = self._send_parts(stored, num_events, progress)
             sent = f"{num_events - num_refused} events sent"
             refused = f", {num_refused} refused and left" if num_refused else ""
             print(f"{path}: {sent}{refused}{_what_else(counts, unreadable)}")
             return is_all and not num_refused
 
-    def _send_parts(self, path: str, stored: Stored, num_events: int) -> int:
+    def _send_parts(self, stored: Stored, num_events: int, progress: _Progress) -> int:
         """Send all parts of a file; returns how many events were refused."""
-        progress = _Progress(path, num_events)
         num_done = num_refused = 0
         try:
+            stored.prepare()
             while part := stored.next_part(self._most_events, BYTES_AT_ONCE):
                 outcome = self._send(part, progress) if part.events else Outcome(Verdict.ACCEPTED)
                 if outcome.verdict is Verdict.SPLIT and len(part.events) > 1:
@@ -274,7 +277,8 @@ class Replay:
                     num_refused += len(part.events)
                     progress.say(f"{len(part.events)} events refused: {outcome.reason}.{what_to_do(outcome.reason)}")
                 num_done += len(part.events)
-                progress.show(num_done)
+                progress.show(f"{num_done} of {num_events} events ({num_done / max(num_events, 1):.0%})")
+            stored.finish()
         finally:
             progress.end()
         return num_refused
@@ -316,17 +320,15 @@ _REFUSALS_OF_ALL = ("HTTP 401", "HTTP 403", "HTTP 404", "HTTP 405")
 class _Progress:
     """How far a file is, in one line on a terminal; elsewhere nothing."""
 
-    def __init__(self, path: str, num_events: int) -> None:
-        self._path, self._num_events = path, num_events
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._is_shown = sys.stderr.isatty()
         self._said: set[str] = set()
-        self.show(0)
 
-    def show(self, num_done: int) -> None:
-        """Show that so many events are done."""
-        if self._is_shown and self._num_events:
-            share = num_done / self._num_events
-            sys.stderr.write(f"\r\033[K{self._path}: {num_done} of {self._num_events} events ({share:.0%})")
+    def show(self, state: str) -> None:
+        """Show how far it is."""
+        if self._is_shown:
+            sys.stderr.write(f"\r\033[K{self._path}: {state}")
             sys.stderr.flush()
 
     def say(self, message: str, *, once: str | None = None) -> None:

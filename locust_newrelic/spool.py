@@ -38,6 +38,10 @@ SPOOL_SUFFIX = ".spool.ndjson"
 MOST_BYTES = 256 * 1024 * 1024
 COPIED_AT_ONCE = 1024 * 1024
 
+LARGE_BYTES = 4 * 1024 * 1024
+"""A file up to this size is written anew for each part that is sent. In a larger one the lines are marked in place, and
+a spool is written anew when half of it is marked: each byte would be written hundreds of times else."""
+
 MOST_AGE_MS = 24 * 3600 * 1000
 """How far from now an event may be for New Relic to take it."""
 EARLIEST_MS = 100_000_000_000
@@ -255,8 +259,9 @@ class Busy(Exception):  # noqa: N818  (a state, no fault)
 class Stored:
     """A spool or an output file, opened to be sent, and locked for this process alone.
 
-    Of a spool the lines that are sent are removed, and the file with the last of them; those of any other file are
-    marked as delivered. Lines that are no events, too old or refused stay. Raises OSError, or Busy.
+    Of a spool the lines that are sent are removed, and the file with the last of them (of a large one they are marked
+    first, and removed by and by); those of any other file are marked as delivered. Lines that are no events, too old or
+    refused stay. Raises OSError, or Busy.
     """
 
     def __init__(self, path: str, *, now_ms: int, force: bool = False) -> None:
@@ -264,7 +269,8 @@ class Stored:
         self.is_spool = path.endswith(SPOOL_SUFFIX)
         self._now_ms, self._force = now_ms, force and not self.is_spool
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-        self._offset = 0
+        self._offset = self._num_marked = 0
+        self._in_place = False
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(errno.EINVAL, "Not a file")
@@ -303,23 +309,64 @@ class Stored:
         """Leave the part as it is, and go on behind it."""
         self._offset = part.end
 
+    def prepare(self) -> None:
+        """Have room for a mark in each line of a large file, so that it need not be written anew for each part."""
+        self._in_place = os.fstat(self._file).st_size > LARGE_BYTES
+        if self._in_place and any(kind is Kind.EVENT and not _has_room(line) for line, kind in self._lines()):
+            self._rewrite(_with_room(line) if kind is Kind.EVENT else line for line, kind in self._lines())
+
     def settle(self, part: Part) -> None:
         """Note, at once or not at all, that the events of the part are delivered, and go on behind it."""
+        if self._in_place:
+            _write_at(self._file, b"".join(_marked(line) if kind is Kind.EVENT else line for line, kind in part.lines),
+                      part.start)  # fmt: skip
+            self._offset, self._num_marked = part.end, self._num_marked + part.end - part.start
+            if self.is_spool and 2 * self._num_marked > os.fstat(self._file).st_size:
+                self._remove_marked()
+            return
+
         lines = [self._settled(line, kind) for line, kind in part.lines]
         settled = b"".join(lines)
         if settled != b"".join(line for line, _ in part.lines):
             before, behind = bytes_of(self._file, 0, part.start), bytes_of(self._file, part.end)
-            self._file = rewritten(self._file, self.path, chain(before, [settled], behind))
+            self._rewrite(chain(before, [settled], behind))
         self._offset = part.start + len(settled)
-        if self.is_spool and not os.fstat(self._file).st_size:
-            os.unlink(self.path)
+
+    def finish(self) -> None:
+        """At the end: of a spool nothing delivered is left, and without anything else no file."""
+        if self.is_spool:
+            self._remove_marked()
+            if not os.fstat(self._file).st_size:
+                os.unlink(self.path)
+
+    def _lines(self) -> Iterator[tuple[bytes, Kind]]:
+        return ((line, self._read(line)[0]) for line in lines_of(self._file))
+
+    def _rewrite(self, pieces: Iterable[bytes]) -> None:
+        self._file = rewritten(self._file, self.path, pieces)
+
+    def _remove_marked(self) -> None:
+        """Take the delivered lines out of what is done of a spool."""
+        kept = [line for line in self._done_lines() if line.strip() and not is_delivered(line)]
+        num_bytes = sum(map(len, kept))
+        if num_bytes != self._offset:
+            self._rewrite(chain(kept, bytes_of(self._file, self._offset)))
+        self._offset, self._num_marked = num_bytes, 0
+
+    def _done_lines(self) -> Iterator[bytes]:
+        position = 0
+        for line in lines_of(self._file):
+            if position >= self._offset:
+                return
+            position += len(line)
+            yield line
 
     def _settled(self, line: bytes, kind: Kind) -> bytes:
         if kind in (Kind.UNREADABLE, Kind.TOO_OLD):
             return line
         if self.is_spool:
             return b""
-        return line.rstrip() + DELIVERED + b"\n" if kind is Kind.EVENT else line
+        return _marked(_with_room(line)) if kind is Kind.EVENT else line
 
     def _read(self, line: bytes) -> tuple[Kind, NewRelicEvent | None]:
         if not line.strip():
@@ -409,6 +456,19 @@ def is_delivered(line: bytes) -> bool:
 
 def _pending_lines(file: int) -> Iterator[bytes]:
     return (line for line in lines_of(file) if not is_delivered(line))
+
+
+def _has_room(line: bytes) -> bool:
+    """Whether the line ends with a byte that can become a mark."""
+    return line.endswith((PENDING + b"\n", DELIVERED + b"\n"))
+
+
+def _with_room(line: bytes) -> bytes:
+    return line if _has_room(line) else line.rstrip() + PENDING + b"\n"
+
+
+def _marked(line: bytes) -> bytes:
+    return line[:-2] + DELIVERED + b"\n"
 
 
 def _event_in(line: bytes) -> NewRelicEvent | None:

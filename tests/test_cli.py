@@ -18,6 +18,7 @@ from locusts import clean_environment, free_port, heed_interrupts
 from new_relic import Answer, NewRelic, make_certificate
 
 from locust_newrelic import __version__, cli
+from locust_newrelic import spool as spool_module
 from locust_newrelic.cli import main
 from locust_newrelic.config import SETTINGS
 from locust_newrelic.spool import Output, Spool
@@ -220,6 +221,30 @@ def test_replay_sends_a_spool_and_removes_it(new_relic, connected, capsys):
     assert len(new_relic.events) == 2500
 
 
+@pytest.mark.parametrize("name", ["x.spool.ndjson", "events"])
+def test_a_large_file_is_not_written_anew_for_each_part(new_relic, connected, monkeypatch, name):
+    """What was sent of a large file is marked in place, so that the work grows with its size only."""
+    monkeypatch.setattr(spool_module, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(cli, "EVENTS_AT_ONCE", 10)
+    bytes_copied = []
+    rewritten = spool_module.rewritten
+
+    def counted(file, path, pieces):
+        new = rewritten(file, path, pieces)
+        bytes_copied.append(os.fstat(new).st_size)
+        return new
+
+    monkeypatch.setattr(spool_module, "rewritten", counted)
+    written(name, events(*range(1000)))
+    size = os.path.getsize(name)
+    assert main(["replay", name]) == 0
+
+    assert received(new_relic) == list(range(1000))
+    assert len(new_relic.batches) == 100
+    assert sum(bytes_copied) < 3 * size
+    assert os.path.exists(name) == (name == "events")
+
+
 def test_what_was_delivered_before_a_crash_is_not_sent_again(new_relic, connected):
     """A killed process leaves delivered events among the others: they are not sent."""
     assert main(["replay", spooled(1, 2, 3, 4, delivered=[2, 3])]) == 0
@@ -258,9 +283,11 @@ def test_an_output_file_of_a_run_with_a_key_is_refused(new_relic, connected, cap
     assert Path("events").read_text() == before
 
 
+@pytest.mark.parametrize("large_bytes", [0, 10**6])
 @pytest.mark.parametrize("name", ["x.spool.ndjson", "events"])
-def test_what_cannot_be_sent_stays(new_relic, connected, capsys, name):
+def test_what_cannot_be_sent_stays(new_relic, connected, capsys, monkeypatch, name, large_bytes):
     """Unreadable lines, named by number, and events older than 24 h are left in the file, as they are."""
+    monkeypatch.setattr(spool_module, "LARGE_BYTES", large_bytes)
     bad = ["not JSON", '{"seq": 1}', '["eventType"]', '{"eventType":"A","x":NaN}', '{"eventType":"a b"}', "[" * 10**5]
     old = json.dumps(events(0, age_s=DAY_S + 60)[0])
     good = [json.dumps(event) for event in events(1, 2, 3)]
@@ -343,9 +370,9 @@ class InterruptError(Exception):
     """Stands for the end of the process."""
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), is_spool=st.booleans())
-def test_an_interrupted_replay_goes_on_where_it_was(tmp_path_factory, monkeypatch, data, is_spool):
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), is_spool=st.booleans(), large_bytes=st.sampled_from([0, 500, 10**6]))
+def test_an_interrupted_replay_goes_on_where_it_was(tmp_path_factory, monkeypatch, data, is_spool, large_bytes):
     """Interrupted as often as you like, and with any answers, replays together send each event once."""
     arrived = []
     answers = st.sampled_from(
@@ -376,17 +403,23 @@ def test_an_interrupted_replay_goes_on_where_it_was(tmp_path_factory, monkeypatc
 
     monkeypatch.setattr(cli, "Transport", Unreliable)
     monkeypatch.setattr(cli, "EVENTS_AT_ONCE", 3)
+    monkeypatch.setattr(spool_module, "LARGE_BYTES", large_bytes)
     monkeypatch.setenv("NEW_RELIC_LICENSE_KEY", "key")
     path = str(tmp_path_factory.mktemp("replay") / ("x.spool.ndjson" if is_spool else "x"))
     written(path, events(*range(10)))
+    with open(path, "a") as file:
+        file.write("not JSON\n\n")
+    written(path, events(*range(10, 20)))
     for _ in range(3):
         with contextlib.suppress(InterruptError):
             main(["replay", path])
         left = []
         if os.path.exists(path):
             with open(path) as lines:
-                left = [json.loads(line)["seq"] for line in lines if not line.endswith(" \n")]
-        assert sorted([*arrived, *left]) == list(range(10))
+                left = [line for line in lines if not line.endswith(" \n")]
+            assert "not JSON\n" in left
+        seqs = [json.loads(line)["seq"] for line in left if line.startswith("{")]
+        assert sorted([*arrived, *seqs]) == list(range(20))
 
 
 class Terminal:
