@@ -26,9 +26,11 @@ format: $(VENV)/.lint ## Format the code.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(VENV)/.installed ## Measure what the package adds to a request, and to what workers report.
+benchmark: $(VENV)/.installed ## Measure what a request, a worker's report, a backlog and a long outage cost.
 	$(BIN)/python benchmarks/request_hook.py
 	$(BIN)/python benchmarks/distributed.py
+	$(BIN)/python benchmarks/backlog.py
+	$(BIN)/python benchmarks/soak.py
 
 clean: ## Remove what the other targets made.
 	rm -rf $(VENV) build dist *.egg-info .tox

@@ -92,7 +92,7 @@ def _is_loopback(host: str) -> bool:
 def _file(value: object) -> str:
     path = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     if not path.strip():
-        msg = "must be the path of a file"
+        msg = "must be a path"
         raise ConfigError(msg)
     return os.fsdecode(path)
 
@@ -113,7 +113,9 @@ def _run_id(value: object) -> str:
     return text
 
 
-def _number(lowest: float, highest: float, unit: str, kind: type = float) -> Callable[[object], Any]:
+def number(lowest: float, highest: float, unit: str, kind: type = float) -> Callable[[object], Any]:
+    """A check that a value is a number from *lowest* to *highest*, as a *kind*; *unit* is for the message."""
+
     def check(value: object) -> Any:
         try:
             number = kind(str(value))
@@ -127,7 +129,7 @@ def _number(lowest: float, highest: float, unit: str, kind: type = float) -> Cal
     return check
 
 
-_bucket = _number(1, 3_600_000, " ms", int)
+_bucket = number(1, 3_600_000, " ms", int)
 
 
 def _buckets(value: object) -> tuple[int, ...]:
@@ -285,7 +287,7 @@ SETTINGS = (
     Setting(
         "interval",
         "interval_s",
-        _number(1, 300, " seconds"),
+        number(1, 300, " seconds"),
         "<seconds>",
         "How long a window is: one set of events is sent for each. 1 to 300, default 10.",
     ),
@@ -300,7 +302,7 @@ SETTINGS = (
     Setting(
         "max-series",
         "max_series",
-        _number(1, 100_000, "", int),
+        number(1, 100_000, "", int),
         "<number>",
         "Endpoints (method and name) reported by themselves in a run; further ones share the name (other)."
         " Default: 1000.",
@@ -313,11 +315,20 @@ SETTINGS = (
         "Also append each event to this file, as one line of JSON. Works without a license key.",
     ),
     Setting(
+        "spool-dir",
+        "spool_dir",
+        _file,
+        "<folder>",
+        "Where events that New Relic does not take are kept, in a file that is made only then; locust-newrelic replay"
+        " sends it. Default: the working directory.",
+    ),
+    Setting(
         "flush-timeout",
         "flush_timeout_s",
-        _number(0, 3600, " seconds"),
+        number(0, 3600, " seconds"),
         "<seconds>",
-        "How long Locust's exit may wait for the last events to be delivered. Default: 10.",
+        "How long Locust's exit may wait for the last events to be delivered; what is left then is kept in"
+        " --newrelic-spool-dir. Default: 10.",
     ),
     Setting(
         "disabled",
@@ -349,6 +360,7 @@ class Config:
     buckets_ms: tuple[int, ...] = (100, 250, 500, 1000, 2500, 5000, 10000)
     max_series: int = 1000
     output: str | None = None
+    spool_dir: str = os.curdir
     flush_timeout_s: float = 10.0
     disabled: bool = False
 
@@ -359,6 +371,9 @@ class Config:
                 object.__setattr__(self, setting.field, _checked(setting.flag, setting.check, value))
         if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
             msg = f"--newrelic-ca-bundle: no such file: {self.ca_bundle}"
+            raise ConfigError(msg)
+        if not Path(self.spool_dir).is_dir():
+            msg = f"--newrelic-spool-dir: no such folder: {self.spool_dir}"
             raise ConfigError(msg)
 
     @property
@@ -454,7 +469,7 @@ def add_arguments(parser: Parser, environ: Mapping[str, str] = os.environ) -> No
             group.add_argument(
                 setting.flag,
                 action=_StoreSecret if setting.is_secret else "store",
-                type=_type(setting.check),
+                type=argument_type(setting.check),
                 metavar=setting.metavar,
                 env_var=variable,
                 **common,
@@ -468,7 +483,7 @@ class _StoreSecret(argparse._AppendAction):
         setattr(namespace, self.dest, values)
 
 
-def _type(check: Callable[[object], Any]) -> Callable[[str], Any]:
+def argument_type(check: Callable[[object], Any]) -> Callable[[str], Any]:
     """*check* for argparse, which would print a value that any other error is raised for: the license key, say."""
 
     def parse(text: str) -> Any:
@@ -485,4 +500,4 @@ def _item_type(setting: Setting) -> Callable[[str], Any]:
         (item,) = setting.check([text]).items()
         return item
 
-    return _type(check)
+    return argument_type(check)

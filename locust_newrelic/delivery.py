@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import gevent
 from gevent.event import Event
 
-from .transport import Outcome, Verdict
+from .transport import Outcome, Verdict, what_to_do
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .payload import NewRelicEvent
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE, BATCH_CHARACTERS = 100, 100_000
+BATCH_SIZE, BATCH_CHARACTERS = 100, 50_000
 """Events in a POST, and how much text. Encoding them holds Locust's event loop for some 3 ms, ten times as many 20."""
 
-MOST_QUEUED = 20_000
+KEPT_AT_ONCE = 50
+"""Events that are written to the spool before other greenlets may run: some 1 ms."""
+
+BREATH_S = 1e-6
+"""A pause in which all others may run. After one of 0 s gevent goes on with what is ready, up to 50 such pauses, before
+it looks at timers and sockets again."""
+
+MOST_QUEUED, MOST_CHARACTERS = 20_000, 10_000_000
 CALL_TIMEOUT_S = 10.0
 """New Relic gives up a call after as long."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 16.0
 LONGEST_RETRY_AFTER_S = 300.0
 """However long New Relic asks to wait: its limits are per minute, and events wait in a queue that is bounded."""
+
+SAY_AGAIN_S = 60.0
+"""A warning is said again after as long at the earliest: every third connection may fail."""
 
 
 class Transport(Protocol):
@@ -43,26 +56,101 @@ class Transport(Protocol):
         """Send no more."""
 
 
+class Spool(Protocol):
+    """What delivery needs of the disk."""
+
+    path: str | None
+    why_not: str
+
+    def keep(self, events: Sequence[NewRelicEvent], /) -> list[int | None]:
+        """Keep *events*; returns the place of each, None for one that could not be kept, for the reason *why_not*."""
+
+    def settle(self, places: Sequence[int], /) -> None:
+        """The events there are delivered."""
+
+    def close(self) -> None:
+        """Keep no more."""
+
+
 def backoff_s(attempt: int) -> float:
-    """How long to wait after that many failures in a row: 1, 2, 4, 8, 16, 16 … seconds."""
+    """How long to wait at most after that many failures in a row: 1, 2, 4, 8, 16, 16 … seconds."""
     return min(FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 10), LONGEST_BACKOFF_S)
 
 
+class Patience:
+    """How long to wait before the next attempt: as New Relic asks, else a random part of ``backoff_s``.
+
+    The random part ("full jitter") is there so that many that failed together do not come back together.
+    """
+
+    def __init__(self) -> None:
+        # One of its own: forked processes share the global one.
+        self._random = random.Random()  # noqa: S311
+        self.failures = 0
+
+    def after(self, outcome: Outcome) -> float:
+        """The pause after one more failure, in seconds."""
+        self.failures += 1
+        if outcome.retry_after_s is not None:
+            return min(outcome.retry_after_s, LONGEST_RETRY_AFTER_S)
+        return self._random.uniform(0.0, backoff_s(self.failures))
+
+    def reset(self) -> None:
+        """It worked."""
+        self.failures = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Queued:
+    """An event that is not delivered yet."""
+
+    event: NewRelicEvent
+    characters: int
+    place: int | None = None
+    """Where it is in the spool."""
+    has_left: bool = False
+    """It is no longer the queue's business: spooled for good, or lost."""
+
+
 class Delivery:
-    """Takes events at once and delivers them from a greenlet of its own."""
+    """Takes events at once and delivers them from a greenlet of its own.
+
+    While New Relic takes none, what is queued is in the *spool* as well, for the case that the process is killed; what
+    the queue cannot hold, what is refused and what is left at the end stays there. Without a spool, or when it is full,
+    such an event is lost.
+    """
 
     def __init__(
-        self, transport: Transport, *, most_queued: int = MOST_QUEUED, clock: Callable[[], float] = time.monotonic
+        self,
+        transport: Transport,
+        *,
+        spool: Spool | None = None,
+        region: str | None = None,
+        most_queued: int = MOST_QUEUED,
+        most_characters: int = MOST_CHARACTERS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._transport, self._most_queued, self._clock = transport, most_queued, clock
-        self._queue: deque[NewRelicEvent] = deque()
-        self._batches: deque[list[NewRelicEvent]] = deque()  # taken from the queue, in flight or to be sent again
+        self._transport, self._spool, self._clock = transport, spool, clock
+        self._most_queued, self._most_characters = most_queued, most_characters
+        self._host = f"{transport.host} (region {region})" if region else transport.host
+        self._queue: deque[_Queued] = deque()
+        self._characters = 0
+        """Of the queue."""
+        self._batches: deque[list[_Queued]] = deque()  # taken from the queue, in flight or to be sent again
         self._wake, self._closing, self._closed = Event(), Event(), Event()
         self._deadline: float | None = None
         self._interrupted = False
-        self._failures = 0
+        self._patience = Patience()
         self._said: set[str] = set()
+        self._warned_s: float | None = None
+        self._is_told = False
+        """Whether a user was told that something is wrong, and not yet that all is well."""
         self.num_sent = 0
+        """Events that New Relic has taken."""
+        self.num_retried = 0
+        """Events that were sent once more, as often as they were."""
+        self.spooled: Counter[str] = Counter()
+        """Events that are left to the spool for good, by reason."""
         self.lost: Counter[str] = Counter()
         """Events that will not arrive, by reason."""
         self.greenlet = gevent.spawn(self._run)
@@ -72,12 +160,20 @@ class Delivery:
         """Events that are not delivered yet."""
         return len(self._queue) + sum(map(len, self._batches))
 
+    @property
+    def num_spooled(self) -> int:
+        """Events that are left to the spool for good."""
+        return sum(self.spooled.values())
+
     def put(self, events: Iterable[NewRelicEvent]) -> None:
-        """Queue *events*; when there is no room, the oldest ones go."""
-        self._queue.extend(events)
-        excess = len(self._queue) - self._most_queued
-        if excess > 0:
-            self._give_up([self._queue.popleft() for _ in range(excess)], "queue full")
+        """Queue *events*; when there is no room, the oldest ones go to the spool."""
+        new = [_Queued(event, _characters(event)) for event in events]
+        self._queue.extend(new)
+        self._characters += sum(queued.characters for queued in new)
+        if self._patience.failures:
+            for _ in self._keep(new):
+                pass
+        self._leave(self._excess(), "queue full")
         self._wake.set()
 
     def close(self, timeout_s: float) -> None:
@@ -97,18 +193,36 @@ class Delivery:
             logger.warning("New Relic: interrupted while %d events were still to be sent", self.num_queued)
         finally:
             self.greenlet.kill(timeout=1)  # it must not go on with what is counted now
-            for batch in self._batches:
-                self._give_up(batch, "not delivered in time")
-            self._give_up(list(self._queue), "not delivered in time")
+            self._leave(self._all(), "not delivered in time")
             self._batches.clear()
             self._queue.clear()
+            self._characters = 0
             self._transport.close()
+            if self._spool is not None:
+                self._spool.close()
             self._closed.set()
 
     def interrupt(self) -> None:
         """Send no more: what is queued is given up by ``close``, which thereby returns at once."""
         self._interrupted = True
         self.greenlet.kill(block=False)
+
+    def summary(self) -> str:
+        """What became of the events, in a sentence or two."""
+        said = [f"{self.num_sent} events sent"]
+        if self.num_retried:
+            said.append(f"{self.num_retried} sent repeatedly")
+        if self.num_queued:
+            said.append(f"{self.num_queued} queued")
+        if self.spooled:
+            said.append(f"{self.num_spooled} kept in {self._path} ({_by_reason(self.spooled)})")
+        said.append(f"{sum(self.lost.values())} lost ({_by_reason(self.lost)})" if self.lost else "none lost")
+        advice = f". Send what was kept: locust-newrelic replay {self._path}" if self.spooled else ""
+        return ", ".join(said) + advice
+
+    @property
+    def _path(self) -> str | None:
+        return self._spool.path if self._spool is not None else None
 
     def _run(self) -> None:
         while not (self._closing.is_set() and not self.num_queued):
@@ -118,6 +232,7 @@ class Delivery:
                 pause_s = self._send_one()
                 if pause_s and not self._pause(pause_s):
                     return
+                gevent.sleep(BREATH_S)
 
     def _send_one(self) -> float:
         """Send one batch; returns the seconds to wait before the next."""
@@ -125,11 +240,15 @@ class Delivery:
             self._batches.append(self._next_batch())
 
         batch = self._batches[0]
-        outcome = self._transport.send(batch, min(CALL_TIMEOUT_S, max(self._remaining_s(), 0.001)))
+        if self._patience.failures:
+            self.num_retried += len(batch)
+        timeout_s = min(CALL_TIMEOUT_S, max(self._remaining_s(), 0.001))
+        outcome = self._transport.send([queued.event for queued in batch], timeout_s)
         if outcome.verdict is Verdict.RETRY:
             return self._failed(outcome)
 
         self._batches.popleft()
+        self._patience.reset()
         if outcome.verdict is Verdict.ACCEPTED:
             self._accepted(batch)
         elif outcome.verdict is Verdict.SPLIT and len(batch) > 1:
@@ -139,52 +258,107 @@ class Delivery:
             self._refused(batch, outcome)
         return 0.0
 
-    def _next_batch(self) -> list[NewRelicEvent]:
+    def _next_batch(self) -> list[_Queued]:
         """The oldest events of the queue: as many as may be encoded at once, at least one."""
-        batch: list[NewRelicEvent] = []
+        batch: list[_Queued] = []
         characters = 0
         while self._queue and len(batch) < BATCH_SIZE:
-            characters += _characters(self._queue[0])
+            characters += self._queue[0].characters
             if batch and characters > BATCH_CHARACTERS:
                 break
-            batch.append(self._queue.popleft())
+            batch.append(self._take())
         return batch
 
-    def _accepted(self, batch: Sequence[NewRelicEvent]) -> None:
+    def _take(self) -> _Queued:
+        """The oldest event of the queue."""
+        queued = self._queue.popleft()
+        self._characters -= queued.characters
+        return queued
+
+    def _all(self) -> list[_Queued]:
+        """All events that are not delivered yet, the oldest first."""
+        return [*chain.from_iterable(self._batches), *self._queue]
+
+    def _excess(self) -> list[_Queued]:
+        """The oldest events of the queue, taken from it: as many as it has no room for."""
+        excess = []
+        while len(self._queue) > self._most_queued or self._characters > self._most_characters:
+            excess.append(self._take())
+        return excess
+
+    def _accepted(self, batch: Sequence[_Queued]) -> None:
         self.num_sent += len(batch)
-        logger.debug("New Relic: %d events accepted by %s", len(batch), self._transport.host)
-        if self._failures:
+        for queued in batch:
+            queued.has_left = True
+        if self._spool is not None:
+            self._spool.settle([queued.place for queued in batch if queued.place is not None])
+        logger.debug("New Relic: %d events accepted by %s; %s", len(batch), self._transport.host, self.summary())
+        if self._is_told:
+            self._is_told = False
             logger.info("New Relic: %s takes events again", self._transport.host)
-        self._failures = 0
 
     def _failed(self, outcome: Outcome) -> float:
-        self._failures += 1
-        level = logging.WARNING if self._failures == 1 else logging.DEBUG
-        if outcome.retry_after_s is not None:
-            pause_s = min(outcome.retry_after_s, LONGEST_RETRY_AFTER_S)
-        else:
-            pause_s = backoff_s(self._failures)
-            if self._closing.is_set():  # rather often than late: there may be little time left
-                pause_s = min(pause_s, FIRST_BACKOFF_S)
+        pause_s = self._patience.after(outcome)
+        if self._closing.is_set() and outcome.retry_after_s is None:  # rather often than late: there may be little time
+            pause_s = min(pause_s, FIRST_BACKOFF_S)
         logger.log(
-            level,
-            "New Relic: events cannot be sent to %s now: %s. They are kept (%d) and sent again; the test goes on.",
-            self._transport.host,
+            logging.WARNING if self._may_warn() else logging.DEBUG,
+            "New Relic: events cannot be sent to %s now: %s. They are kept (%d) and sent again; the test goes on.%s",
+            self._host,
             outcome.reason,
             self.num_queued,
+            what_to_do(outcome.reason),
         )
+        for _ in self._keep(self._all()):
+            gevent.sleep(BREATH_S)
         return max(pause_s, 0.001)
 
-    def _refused(self, batch: Sequence[NewRelicEvent], outcome: Outcome) -> None:
+    def _may_warn(self) -> bool:
+        """Whether the failure is news: the first of several, and not one of many single ones."""
+        now_s = self._clock()
+        if self._patience.failures > 1 or (self._warned_s is not None and now_s - self._warned_s < SAY_AGAIN_S):
+            return False
+        self._warned_s = now_s
+        self._is_told = True
+        return True
+
+    def _refused(self, batch: Sequence[_Queued], outcome: Outcome) -> None:
+        self._leave(batch, f"refused {outcome.reason}")
         if outcome.reason not in self._said:
             self._said.add(outcome.reason)
-            hint = " Check the license key and --newrelic-region." if outcome.reason == "HTTP 403" else ""
-            logger.error("New Relic: %s refused events: %s.%s", self._transport.host, outcome.reason, hint)
-        self._give_up(batch, f"refused {outcome.reason}")
+            self._is_told = True
+            are_kept = all(queued.place is not None for queued in batch)
+            kept = f" They are kept in {self._path}." if are_kept else ""
+            logger.error(
+                "New Relic: %s refused events: %s.%s%s", self._host, outcome.reason, what_to_do(outcome.reason), kept
+            )
 
-    def _give_up(self, events: Sequence[NewRelicEvent], reason: str) -> None:
-        if events:
-            self.lost[reason] += len(events)
+    def _keep(self, events: Sequence[_Queued]) -> Iterator[None]:
+        """Have the events in the spool as well; yields where other greenlets may run, and ends if that fails."""
+        if self._spool is None:
+            return
+        for start in range(0, len(events), KEPT_AT_ONCE):
+            chunk = events[start : start + KEPT_AT_ONCE]
+            some = [queued for queued in chunk if queued.place is None and not queued.has_left]
+            if not some:
+                continue
+            for queued, place in zip(some, self._spool.keep([queued.event for queued in some]), strict=True):
+                queued.place = place
+            if all(queued.place is None for queued in some):
+                return
+            yield
+
+    def _leave(self, events: Sequence[_Queued], reason: str) -> None:
+        """Give the events up: to the spool, else they are lost."""
+        for _ in self._keep(events):
+            pass
+        num_kept = sum(queued.place is not None for queued in events)
+        if num_kept:
+            self.spooled[reason] += num_kept
+        if num_kept < len(events):
+            self.lost[reason if self._spool is None else self._spool.why_not] += len(events) - num_kept
+        for queued in events:
+            queued.has_left = True
 
     def _remaining_s(self) -> float:
         return CALL_TIMEOUT_S if self._deadline is None else self._deadline - self._clock()
@@ -199,6 +373,10 @@ class Delivery:
             gevent.sleep(seconds)
             return True
         return False
+
+
+def _by_reason(counts: Counter[str]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in counts.items())
 
 
 def _characters(event: NewRelicEvent) -> int:

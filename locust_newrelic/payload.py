@@ -30,6 +30,7 @@ REQUEST_STATISTICS = "LocustRequestStatistics"
 STATUS_CODE = "LocustStatusCode"
 TEST_RUN = "LocustTestRun"
 NODE = "LocustNode"
+CHECK = "LocustCheck"
 
 PHASE_START, PHASE_SPAWNING_COMPLETE, PHASE_STOP = "start", "spawning_complete", "stop"
 
@@ -66,7 +67,7 @@ OWN_NAMES = frozenset(
     " max_response_time total_response_time avg_content_length total_content_length status_code status_class phase"
     " target_host user_classes locust_version locust_newrelic_version duration_ms peak_user_count events_lost"
     " approximate_workers node node_index role cpu_percent memory_bytes loop_lag_avg_ms loop_lag_max_ms clock_skew_ms"
-    " events_sent events_queued".split()
+    " events_sent events_queued events_spooled".split()
 ) | {*_SUMMARY_QUANTILES, *_ENDPOINT_QUANTILES}
 """The names of our own attributes, ``le_<ms>`` and ``events_lost_<reason>`` aside: no user's attribute may hide one."""
 
@@ -314,6 +315,13 @@ class Payload:
 
         values = distribution.quantiles(_QUANTILES, low=numbers.min_ms, high=numbers.max_ms)
         return {**{name: round(value, 4) for name, value in zip(names, values, strict=True)}, **counts}
+
+
+def check_event(timestamp_ms: int, *, app_name: str, version: str) -> NewRelicEvent:
+    """An event that says nothing but that events arrive."""
+    return acceptable(
+        {"eventType": CHECK, "timestamp": timestamp_ms, "appName": app_name, "locust_newrelic_version": version}
+    )
 
 
 def acceptable(attributes: Mapping[str, object]) -> NewRelicEvent:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gevent
 from gevent.event import Event as Flag
 
+from .delivery import BREATH_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -75,7 +77,7 @@ def in_steps(steps: Iterator[None]) -> None:
     since_s = time.perf_counter()
     for _ in steps:
         if time.perf_counter() - since_s > LONGEST_HOLD_S:
-            gevent.sleep(0)
+            gevent.sleep(BREATH_S)
             since_s = time.perf_counter()
 
 

@@ -26,13 +26,13 @@ from locust import argument_parser, runners
 from . import relay
 from ._version import __version__
 from .config import ConfigError
-from .delivery import Delivery
+from .delivery import BREATH_S, Delivery
 from .gathering import Gathering
 from .health import Gauge
 from .histogram import Scale
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
 from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
-from .spool import Output
+from .spool import Output, Spool
 from .transport import Transport
 from .window import Recorder
 from .workers import Workers, report_interval_s
@@ -179,7 +179,7 @@ class Sender(Reporter):
         config = self._config
         if config.output is not None:
             try:
-                self._output = Output(config.output)
+                self._output = Output(config.output, delivered=config.license_key is not None)
             except OSError as error:
                 msg = f"--newrelic-output: cannot write {config.output}: {error.strerror}"
                 raise ConfigError(msg) from None
@@ -189,7 +189,7 @@ class Sender(Reporter):
             transport = Transport(
                 config.license_key, config.url, ca_bundle=config.ca_bundle, version=__version__, clock=time.time
             )
-            self._delivery = Delivery(transport)
+            self._delivery = Delivery(transport, spool=Spool(config.spool_dir), region=config.region_name)
             self._sinks.append(self._delivery)
             logger.info(
                 "New Relic: reporting to %s (region %s) every %g s",
@@ -447,10 +447,15 @@ class Sender(Reporter):
         """What became of events since this was asked for last, and how many wait."""
         if self._delivery is None:
             return {}
-        so_far = {"events_sent": self._delivery.num_sent, "events_lost": sum(self._delivery.lost.values())}
+        delivery = self._delivery
+        so_far = {
+            "events_sent": delivery.num_sent,
+            "events_spooled": delivery.num_spooled,
+            "events_lost": sum(delivery.lost.values()),
+        }
         since = {name: number - self._told.get(name, 0) for name, number in so_far.items()}
         self._told = so_far
-        return {**since, "events_queued": self._delivery.num_queued}
+        return {**since, "events_queued": delivery.num_queued}
 
     def _stop_events(self, run: _Run, facts: dict[str, Any]) -> Iterator[NewRelicEvent]:
         for slot in run.gathering.take_all():
@@ -484,7 +489,7 @@ class Sender(Reporter):
             for events in iter(lambda made=made: list(islice(made, EVENTS_AT_ONCE)), []):  # type: ignore[misc]
                 for sink in self._sinks:
                     sink.put(events)
-                gevent.sleep(0)
+                gevent.sleep(BREATH_S)
 
     def _finish(self) -> None:
         """Everything that is left goes out, once, from a greenlet of its own; whoever calls waits for it.
@@ -495,18 +500,21 @@ class Sender(Reporter):
             self._closing.set()
             atexit.unregister(self._at_exit)
             self._finisher = gevent.spawn(self._finish_all)
-        try:
-            self._closed.wait()
-        except KeyboardInterrupt:
-            logger.warning("New Relic: interrupted; what is not sent now is lost")
-            if self._delivery is not None:
-                self._delivery.interrupt()
-            self._closed.wait()
+        while not self._closed.is_set():
+            self._wait_until_closed()
 
         # At SIGTERM Locust shuts down from several greenlets, and all of them wait here. Let the others exit first: the
         # SystemExit of one that does it after the main greenlet would be printed with a traceback.
         if gevent.getcurrent() is gevent.get_hub().parent:
             gevent.sleep(0)
+
+    def _wait_until_closed(self) -> None:
+        try:
+            self._closed.wait()
+        except KeyboardInterrupt:
+            logger.warning("New Relic: interrupted; what is not sent yet is not waited for")
+            if self._delivery is not None:
+                self._delivery.interrupt()
 
     def _finish_all(self) -> None:
         begun_s = time.monotonic()
@@ -533,14 +541,8 @@ class Sender(Reporter):
 
     def _say_what_was_sent(self) -> None:
         if self._delivery is not None:
-            lost = self._delivery.lost
-            by_reason = ", ".join(f"{number} {reason}" for reason, number in lost.items())
-            logger.log(
-                logging.WARNING if lost else logging.INFO,
-                "New Relic: %d events sent, %s",
-                self._delivery.num_sent,
-                f"{sum(lost.values())} lost ({by_reason})" if lost else "none lost",
-            )
+            level = logging.WARNING if self._delivery.lost or self._delivery.spooled else logging.INFO
+            logger.log(level, "New Relic: %s", self._delivery.summary())
         if self._output is not None:
             logger.info("New Relic: %d events written to %s", self._output.num_written, self._output.path)
 

@@ -1,42 +1,83 @@
-"""Events as NDJSON on disk: one JSON object a line."""
+"""Events as NDJSON on disk, one JSON object a line: what could not be sent, and the file output.
+
+A line that ends with a blank holds an event that New Relic has taken, or that was handed to a delivery which answers
+for it; for a reader of JSON the blank means nothing. Such a line is not sent again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import errno
 import json
 import logging
 import os
+import re
 import stat
+import sys
+from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from .payload import acceptable
+
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .payload import NewRelicEvent
 
 logger = logging.getLogger(__name__)
+
+DELIVERED, PENDING = b" ", b"\t"
+"""The last byte of a line: of an event that needs no more sending, and of one that does (which may have none)."""
+
+SPOOL_SUFFIX = ".spool.ndjson"
+MOST_BYTES = 256 * 1024 * 1024
+COPIED_AT_ONCE = 1024 * 1024
+
+LARGE_BYTES = 4 * 1024 * 1024
+"""A file up to this size is written anew for each part that is sent. In a larger one the lines are marked in place, and
+a spool is written anew when half of it is marked: each byte would be written hundreds of times else."""
+
+MOST_AGE_MS = 24 * 3600 * 1000
+"""How far from now an event may be for New Relic to take it."""
+EARLIEST_MS = 100_000_000_000
+"""A timestamp below it, in 1973, is in seconds; New Relic takes either."""
+
+
+def encoded(event: NewRelicEvent) -> bytes:
+    """The event as JSON. Raises TypeError or ValueError for what is none."""
+    return json.dumps(event, separators=(",", ":")).encode()
 
 
 class Output:
     """Appends events to a file that nobody but its owner may read.
 
     Raises OSError if the file cannot be opened. When writing fails later, that is said once, and what could not be
-    written is counted.
+    written is counted. With *delivered*, the lines say that the events go to New Relic as well.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, delivered: bool = False) -> None:
         self.path = path
         self.num_written = 0
         self.num_lost = 0
+        self._end = (DELIVERED if delivered else b"") + b"\n"
         # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be; and to open a pipe that
         # nobody reads would wait for somebody.
         mode = os.O_WRONLY | os.O_NONBLOCK if _is_stream(path) else os.O_RDWR
         self._file = os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.set_blocking(self._file, True)
+        if not lock(self._file, shared=True):
+            os.close(self._file)
+            raise OSError(errno.EBUSY, "locust-newrelic replay has it open")
         self._between_lines = _ends_with_newline(self._file)
 
     def put(self, events: Sequence[NewRelicEvent]) -> None:
         """Append *events*."""
-        lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events).encode()
+        lines = b"".join(encoded(event) + self._end for event in events)
         try:
             self._write(lines if self._between_lines else b"\n" + lines)
         except OSError as error:
@@ -57,6 +98,407 @@ class Output:
         while done < len(data):
             done += os.write(self._file, data[done:])
             self._between_lines = data[done - 1 : done] == b"\n"
+
+
+class Spool:
+    """Keeps events in a file until they are delivered.
+
+    The file is made with the first event, named after its run, readable by its owner only, and removed when all its
+    events are delivered. It is written in whole lines at once, so that a process that is killed leaves what it kept.
+    Nothing is raised: when the disk is full or read-only, or the file has reached *most_bytes*, that is said once.
+    """
+
+    def __init__(self, folder: str, *, most_bytes: int = MOST_BYTES) -> None:
+        self._folder, self._most_bytes = folder, most_bytes
+        self.path: str | None = None
+        """The file, while there is one."""
+        self.num_pending = 0
+        """Events in it that are not delivered."""
+        self.why_not = "spool full"
+        """Why the last event that could not be kept could not: ``spool full`` or ``spool not writable``."""
+        self._file = -1
+        self._size = self._num_delivered = 0
+        self._said: set[str] = set()
+
+    def keep(self, events: Sequence[NewRelicEvent]) -> list[int | None]:
+        """Append *events*; returns the place of each in the file, None for one that could not be kept."""
+        if sys.platform == "win32":
+            self._fail("spool not writable", "not on Windows")
+            return [None] * len(events)
+        places: list[int | None] = []
+        lines: list[bytes] = []
+        end = self._size
+        for event in events:
+            line = _line_of(event)
+            if not line or end + len(line) > self._most_bytes:
+                if line:
+                    self._fail("spool full", f"there is room for {self._most_bytes:,} bytes")
+                else:
+                    self._fail("not JSON", "an event is no JSON")
+                places.append(None)
+                continue
+            end += len(line)
+            places.append(end - 2)
+            lines.append(line)
+
+        if lines and not self._append(b"".join(lines), events[0]):
+            return [None] * len(events)
+        self.num_pending += len(lines)
+        return places
+
+    def settle(self, places: Sequence[int]) -> None:
+        """Note that the events at these places are delivered."""
+        if not places:
+            return
+        with contextlib.suppress(OSError):  # then a replay sends them again
+            self._mark(places)
+        self.num_pending -= len(places)
+        self._num_delivered += len(places)
+        if self._file >= 0 and not self.num_pending:
+            self._remove()
+
+    def close(self) -> None:
+        """Leave only what is not delivered in the file."""
+        if self._file < 0:
+            return
+        try:
+            if self._num_delivered:
+                self._file = rewritten(self._file, self.path or "", _pending_lines(self._file))
+        except OSError as error:
+            logger.warning("New Relic: delivered events are still in %s: %s", self.path, error.strerror)
+        finally:
+            os.close(self._file)
+            self._file = -1
+
+    def _mark(self, places: Sequence[int]) -> None:
+        """Mark what is near each other at once: a call for each takes far longer."""
+        first = min(places)
+        near = [place for place in places if place - first < COPIED_AT_ONCE]
+        lines = bytearray(os.pread(self._file, max(near) - first + 1, first))
+        for place in near:
+            lines[place - first : place - first + 1] = DELIVERED
+        _write_at(self._file, bytes(lines), first)
+        far = [place for place in places if place - first >= COPIED_AT_ONCE]
+        if far:
+            self._mark(far)
+
+    def _append(self, data: bytes, first: NewRelicEvent) -> bool:
+        try:
+            if self._file < 0:
+                self._make(str(first.get("run_id", "no run") if isinstance(first, dict) else ""))
+            _write_at(self._file, data, self._size)
+        except OSError as error:
+            self._fail("spool not writable", error.strerror or type(error).__name__)
+            self._cut()
+            return False
+        self._size += len(data)
+        return True
+
+    def _make(self, run_id: str) -> None:
+        name = f"locust-newrelic-{re.sub(r'[^A-Za-z0-9._-]', '_', run_id)[:100]}-{os.getpid()}"
+        for number in count(1):  # in a container each process has the same id as its predecessor
+            path = os.path.join(self._folder, name + (f"-{number}" if number > 1 else "") + SPOOL_SUFFIX)
+            with contextlib.suppress(FileExistsError):
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                break
+        self.path = path
+        lock(self._file, shared=True)
+
+    def _cut(self) -> None:
+        """Take half a line away again."""
+        if self._file >= 0 and not self._size:
+            self._remove()
+        elif self._file >= 0:
+            with contextlib.suppress(OSError):  # the next line begins there in any case
+                os.ftruncate(self._file, self._size)
+
+    def _remove(self) -> None:
+        os.close(self._file)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path or "")
+        self._file, self.path = -1, None
+        self._size = self._num_delivered = 0
+
+    def _fail(self, reason: str, detail: str) -> None:
+        self.why_not = reason
+        if reason not in self._said:
+            self._said.add(reason)
+            logger.warning("New Relic: what cannot be sent cannot be kept in %s either: %s", self._folder, detail)
+
+
+class Kind(enum.Enum):
+    """What a line of a file is to a replay."""
+
+    EVENT = "to be sent"
+    DELIVERED = "delivered already"
+    TOO_OLD = "more than 24 h from now"
+    """New Relic takes no such event."""
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+
+
+@dataclass
+class Part:
+    """Some lines of a file, with the events to be sent in them."""
+
+    start: int
+    """Where it begins in the file, in bytes."""
+    lines: list[tuple[bytes, Kind]] = field(default_factory=list)
+    events: list[NewRelicEvent] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file, in bytes."""
+        return self.start + sum(len(line) for line, _ in self.lines)
+
+
+class Busy(Exception):  # noqa: N818  (a state, no fault)
+    """The file is being written, or replayed, by another process."""
+
+
+class Stored:
+    """A spool or an output file, opened to be sent, and locked for this process alone.
+
+    Of a spool the lines that are sent are removed, and the file with the last of them (of a large one they are marked
+    first, and removed by and by); those of any other file are marked as delivered. Lines that are no events, too old or
+    refused stay. Raises OSError, or Busy.
+    """
+
+    def __init__(self, path: str, *, now_ms: int, force: bool = False) -> None:
+        self.path = os.path.realpath(path)
+        self.is_spool = path.endswith(SPOOL_SUFFIX)
+        self._now_ms, self._force = now_ms, force and not self.is_spool
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        self._offset = self._num_marked = 0
+        self._in_place = False
+        try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise OSError(errno.EINVAL, "Not a file")
+            if not lock(self._file, shared=False) or not os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                raise Busy
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def kinds(self) -> Iterator[tuple[int, Kind]]:
+        """Of each line its number, from 1, and its kind."""
+        for number, line in enumerate(lines_of(self._file), 1):
+            yield number, self._read(line)[0]
+
+    def next_part(self, most_events: int, most_bytes: int) -> Part | None:
+        """The next lines, with at most so many events and bytes, but one line at least; None at the end."""
+        part = Part(self._offset)
+        num_bytes = 0
+        for line in lines_of(self._file, self._offset):
+            num_bytes += len(line)
+            if part.lines and (num_bytes > most_bytes or len(part.events) == most_events):
+                break
+            kind, event = self._read(line)
+            part.lines.append((line, kind))
+            if event is not None:
+                part.events.append(event)
+        return part if part.lines else None
+
+    def leave(self, part: Part) -> None:
+        """Leave the part as it is, and go on behind it."""
+        self._offset = part.end
+
+    def prepare(self) -> None:
+        """Have room for a mark in each line of a large file, so that it need not be written anew for each part."""
+        self._in_place = os.fstat(self._file).st_size > LARGE_BYTES
+        if self._in_place and any(kind is Kind.EVENT and not _has_room(line) for line, kind in self._lines()):
+            self._rewrite(_with_room(line) if kind is Kind.EVENT else line for line, kind in self._lines())
+
+    def settle(self, part: Part) -> None:
+        """Note, at once or not at all, that the events of the part are delivered, and go on behind it."""
+        if self._in_place:
+            _write_at(self._file, b"".join(_marked(line) if kind is Kind.EVENT else line for line, kind in part.lines),
+                      part.start)  # fmt: skip
+            self._offset, self._num_marked = part.end, self._num_marked + part.end - part.start
+            if self.is_spool and 2 * self._num_marked > os.fstat(self._file).st_size:
+                self._remove_marked()
+            return
+
+        lines = [self._settled(line, kind) for line, kind in part.lines]
+        settled = b"".join(lines)
+        if settled != b"".join(line for line, _ in part.lines):
+            before, behind = bytes_of(self._file, 0, part.start), bytes_of(self._file, part.end)
+            self._rewrite(chain(before, [settled], behind))
+        self._offset = part.start + len(settled)
+
+    def finish(self) -> None:
+        """At the end: of a spool nothing delivered is left, and without anything else no file."""
+        if self.is_spool:
+            self._remove_marked()
+            if not os.fstat(self._file).st_size:
+                os.unlink(self.path)
+
+    def _lines(self) -> Iterator[tuple[bytes, Kind]]:
+        return ((line, self._read(line)[0]) for line in lines_of(self._file))
+
+    def _rewrite(self, pieces: Iterable[bytes]) -> None:
+        self._file = rewritten(self._file, self.path, pieces)
+
+    def _remove_marked(self) -> None:
+        """Take the delivered lines out of what is done of a spool."""
+        kept = [line for line in self._done_lines() if line.strip() and not is_delivered(line)]
+        num_bytes = sum(map(len, kept))
+        if num_bytes != self._offset:
+            self._rewrite(chain(kept, bytes_of(self._file, self._offset)))
+        self._offset, self._num_marked = num_bytes, 0
+
+    def _done_lines(self) -> Iterator[bytes]:
+        position = 0
+        for line in lines_of(self._file):
+            if position >= self._offset:
+                return
+            position += len(line)
+            yield line
+
+    def _settled(self, line: bytes, kind: Kind) -> bytes:
+        if kind in (Kind.UNREADABLE, Kind.TOO_OLD):
+            return line
+        if self.is_spool:
+            return b""
+        return _marked(_with_room(line)) if kind is Kind.EVENT else line
+
+    def _read(self, line: bytes) -> tuple[Kind, NewRelicEvent | None]:
+        if not line.strip():
+            return Kind.EMPTY, None
+        if is_delivered(line) and not self._force:
+            return Kind.DELIVERED, None
+        event = _event_in(line)
+        if event is None:
+            return Kind.UNREADABLE, None
+        return (Kind.EVENT, event) if self._is_in_time(event) else (Kind.TOO_OLD, None)
+
+    def _is_in_time(self, event: NewRelicEvent) -> bool:
+        timestamp = event.get("timestamp")
+        if not isinstance(timestamp, (int, float)):
+            return True
+        timestamp_ms = timestamp if timestamp > EARLIEST_MS else timestamp * 1000
+        return abs(self._now_ms - timestamp_ms) < MOST_AGE_MS
+
+
+def lock(file: int, *, shared: bool) -> bool:
+    """Have the file for this process, or share it with others that write; False if it is taken.
+
+    Who writes shares it, who replays has it alone. The lock ends with the process. Where there are no such locks (on
+    Windows, on some network file systems) it is had at once.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def rewritten(file: int, path: str, pieces: Iterable[bytes]) -> int:
+    """Replace the file at *path*, which is open as *file*, by *pieces*, at once or not at all.
+
+    Returns the new file, open, with the mode and the lock of the old one, which is closed. Raises OSError, and then
+    leaves all as it was.
+    """
+    beside = f"{path}.tmp"
+    with contextlib.suppress(FileNotFoundError):  # what a crash has left
+        os.unlink(beside)
+    new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(new, stat.S_IMODE(os.fstat(file).st_mode))
+        lock(new, shared=False)
+        end = 0
+        for piece in pieces:
+            _write_at(new, piece, end)
+            end += len(piece)
+        os.fsync(new)
+        os.replace(beside, path)
+    except BaseException:
+        os.close(new)
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+    os.close(file)
+    return new
+
+
+def lines_of(file: int, start: int = 0) -> Iterator[bytes]:
+    """The lines of a file from *start* on, each with its newline; the last may lack it."""
+    with os.fdopen(os.dup(file), "rb") as stream:
+        stream.seek(start)
+        yield from stream
+
+
+def bytes_of(file: int, start: int, end: int | None = None) -> Iterator[bytes]:
+    """What a file holds between *start* and *end*, in pieces."""
+    end = os.fstat(file).st_size if end is None else end
+    while start < end:
+        piece = os.pread(file, min(COPIED_AT_ONCE, end - start), start)
+        if not piece:
+            return
+        yield piece
+        start += len(piece)
+
+
+def is_delivered(line: bytes) -> bool:
+    """Whether a line says that its event needs no more sending."""
+    return line.rstrip(b"\r\n").endswith(DELIVERED)
+
+
+def _pending_lines(file: int) -> Iterator[bytes]:
+    return (line for line in lines_of(file) if not is_delivered(line))
+
+
+def _has_room(line: bytes) -> bool:
+    """Whether the line ends with a byte that can become a mark."""
+    return line.endswith((PENDING + b"\n", DELIVERED + b"\n"))
+
+
+def _with_room(line: bytes) -> bytes:
+    return line if _has_room(line) else line.rstrip() + PENDING + b"\n"
+
+
+def _marked(line: bytes) -> bytes:
+    return line[:-2] + DELIVERED + b"\n"
+
+
+def _event_in(line: bytes) -> NewRelicEvent | None:
+    """The event that a line holds, with what New Relic would not take made acceptable; None if it holds none."""
+    try:
+        event = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    event_type = event.get("eventType") if isinstance(event, dict) else None
+    if not isinstance(event_type, str) or not re.fullmatch(r"[A-Za-z0-9_:]{1,255}", event_type):
+        return None
+    return acceptable(event)
+
+
+def _refuse_constant(constant: str) -> None:
+    """NaN and Infinity are no JSON: New Relic would drop all that is sent with them."""
+    raise ValueError(constant)
+
+
+def _line_of(event: NewRelicEvent) -> bytes:
+    try:
+        return encoded(event) + PENDING + b"\n"
+    except (TypeError, ValueError):
+        return b""
+
+
+def _write_at(file: int, data: bytes, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(file, data[done:], offset + done)
 
 
 def _is_stream(path: str) -> bool:

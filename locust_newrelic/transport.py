@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import math
+import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import gevent
 import urllib3
 from newrelic_telemetry_sdk import EventClient
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from .config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .payload import NewRelicEvent
 
@@ -74,19 +78,72 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
-def proxy_for(url: str) -> urllib3.util.Url | None:
-    """The proxy that ``HTTPS_PROXY`` and ``NO_PROXY`` say for *url*. Raises ConfigError for one that cannot be used."""
-    proxy = select_proxy(url, get_environ_proxies(url))
-    if not proxy:
+WHAT_TO_DO = (
+    ("^proxy: .* HTTP 407$", "Check the user and the password in HTTPS_PROXY."),
+    ("^proxy: certificate", "Name the certificates that its own are signed with by --newrelic-ca-bundle."),
+    ("^proxy: ", "Check HTTPS_PROXY, or name the host in NO_PROXY."),
+    ("HTTP 40[13]$", "Check the license key (of type ingest) and --newrelic-region."),
+    ("HTTP 413$", "This event alone is larger than New Relic takes."),
+    ("HTTP (3..|40[45])$", "Check --newrelic-endpoint."),
+    ("HTTP 429$", "The account sends more than New Relic takes in a minute."),
+    ("certificate", "If TLS is inspected on the way, name the certificates to trust with --newrelic-ca-bundle."),
+    ("TLS", "Check --newrelic-endpoint, and what is on the way there."),
+    ("host name", "Check the network's name service, --newrelic-region, and whether HTTPS_PROXY is needed."),
+    ("no answer|refused|unreachable|timed out", "Check for a firewall, and whether HTTPS_PROXY is needed."),
+)
+"""What a person can do about a reason that has this in it; the first one counts."""
+
+
+def what_to_do(reason: str) -> str:
+    """Advice on the *reason* of an outcome, as a sentence behind a blank; empty if there is none."""
+    return next((f" {advice}" for pattern, advice in WHAT_TO_DO if re.search(pattern, reason)), "")
+
+
+def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> urllib3.util.Url | None:
+    """The proxy that the variables in *environ* say for the https *url*, by the rules of curl; None for none.
+
+    ``https_proxy`` goes before ``HTTPS_PROXY``, then ``all_proxy`` and ``ALL_PROXY``; ``no_proxy`` before ``NO_PROXY``.
+    An empty variable is none. Without a scheme a proxy is http; its port is 1080 by default, that of an https proxy
+    443. Raises ConfigError for a proxy that cannot be used.
+    """
+    variable = _first_set(environ, "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    without = _first_set(environ, "no_proxy", "NO_PROXY")
+    if variable is None or (without and _is_among(urlsplit(url).hostname or "", environ[without])):
         return None
+
+    proxy = environ[variable].strip()
     try:
         parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
     except urllib3.exceptions.LocationParseError:  # its text may hold the proxy's password
         parsed = urllib3.util.Url()
-    if parsed.scheme != "http" or not parsed.host:
-        msg = "HTTPS_PROXY: only http:// proxies can be used, like http://proxy.example:3128 (it is not shown here)"
-        raise ConfigError(msg)
-    return parsed._replace(port=parsed.port or 80)
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        msg = f"{variable}: only http:// and https:// proxies can be used, like http://proxy.example:3128"
+        raise ConfigError(msg + " (it is not shown here)")
+    return parsed._replace(port=parsed.port or (1080 if parsed.scheme == "http" else 443))
+
+
+def _first_set(environ: Mapping[str, str], *variables: str) -> str | None:
+    return next((variable for variable in variables if environ.get(variable, "").strip()), None)
+
+
+def _is_among(host: str, no_proxy: str) -> bool:
+    """Whether ``NO_PROXY`` names that host: itself, a domain that it is in, or a network."""
+    if no_proxy.strip() == "*":
+        return True
+    entries = re.split(r"[,\s]+", no_proxy.lower())
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        names = [entry.strip(".") for entry in entries]
+        return any(name and f".{host.lower().rstrip('.')}".endswith(f".{name}") for name in names)
+    return any(address in network for network in map(_network, entries) if network is not None)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
 
 
 class Transport:
@@ -100,9 +157,14 @@ class Transport:
         self.host = parts.hostname or ""
         self._clock = clock
         options: dict[str, Any] = {"host": self.host, "port": parts.port or (443 if secure else 80)}
+        proxy = proxy_for(url) if secure else None
+        self.proxy = f"{proxy.scheme}://{proxy.host}:{proxy.port}" if proxy else None
+        """The proxy on the way, without its credentials."""
         if secure:
             options |= {"ssl_context": _ssl_context(ca_bundle), "cert_reqs": "CERT_REQUIRED"}
-        self._client = _client_class(url, secure=secure)(license_key, **options)
+        if proxy and proxy.scheme == "https":
+            options["_proxy_config"] = _proxy_config(self.proxy or "", ca_bundle)
+        self._client = _client_class(proxy, secure=secure)(license_key, **options)
         if parts.path.strip("/"):
             self._client.PATH = parts.path
         self._client.add_version_info("locust-newrelic", version)
@@ -128,9 +190,8 @@ class Transport:
         self._client.close()
 
 
-def _client_class(url: str, *, secure: bool) -> type[EventClient]:
-    """The SDK's client, with what it leaves out: plain http (to the machine itself) and ``NO_PROXY``."""
-    proxy = proxy_for(url) if secure else None
+def _client_class(proxy: urllib3.util.Url | None, *, secure: bool) -> type[EventClient]:
+    """The SDK's client, with what it leaves out: plain http (to the machine itself), and proxies by curl's rules."""
     headers = None
     if proxy and proxy.auth:  # latin-1, as in make_headers: the very bytes that are percent-encoded in the URL
         headers = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth, "latin-1"))
@@ -157,24 +218,51 @@ def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
     return context
 
 
+def _proxy_config(proxy: str, ca_bundle: str | None) -> object:
+    """How urllib3 is to speak TLS with the proxy itself; its versions agree on the manager, not on the fields."""
+    if version("urllib3").startswith("1.") and _network(urlsplit(proxy).hostname or ""):
+        msg = "HTTPS_PROXY: an https:// proxy needs a host name in place of its address, or urllib3 2"
+        raise ConfigError(msg)
+    context = _ssl_context(ca_bundle)
+    context.check_hostname = True
+    return urllib3.ProxyManager(proxy, proxy_ssl_context=context).proxy_config
+
+
+_REFUSED_TUNNEL = r"Tunnel connection failed: (\d{3})\b"
+"""How the error begins that Python's own HTTP client raises for the answer of a proxy."""
+
+
 def _reason(error: BaseException) -> str:
     """What went wrong on the network, in words that can hold no secret: a header, say, or a proxy's password."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
-        reason = getattr(cause, "reason", None)
-        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__
+        wrapped = (*cause.args[:1], getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+        cause = next((inner for inner in wrapped if isinstance(inner, BaseException)), None)
 
-    for cause in reversed(seen):
-        if isinstance(cause, (ssl.SSLCertVerificationError, CertificateError)):
-            return f"certificate not trusted: {getattr(cause, 'verify_message', 'it is for another host')}"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed ({cause.reason})"
-        if isinstance(cause, socket.gaierror):
-            return "host name not found"
-        if isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)):
-            return "no answer in time"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-    return f"connection failed ({type(seen[-1]).__name__})"
+    return ("proxy: " if any(map(_is_of_proxy, seen)) else "") + _words_for(seen)
+
+
+def _is_of_proxy(cause: BaseException) -> bool:
+    return isinstance(cause, urllib3.exceptions.ProxyError) or bool(re.match(_REFUSED_TUNNEL, str(cause)))
+
+
+def _words_for(seen: Sequence[BaseException]) -> str:
+    found = next((words for words in map(_words, reversed(seen)) if words), None)
+    return found or f"connection failed ({type(seen[-1]).__name__})"
+
+
+def _words(cause: BaseException) -> str | None:
+    refused_tunnel = re.match(_REFUSED_TUNNEL, str(cause))
+    if refused_tunnel:
+        return f"it answered HTTP {refused_tunnel[1]}"
+    if isinstance(cause, (ssl.SSLCertVerificationError, CertificateError)):
+        return f"certificate not trusted: {getattr(cause, 'verify_message', 'it is for another host')}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed ({cause.reason})"
+    if isinstance(cause, socket.gaierror):
+        return "host name not found"
+    if isinstance(cause, (TimeoutError, urllib3.exceptions.TimeoutError)):
+        return "no answer in time"
+    return cause.strerror if isinstance(cause, OSError) else None

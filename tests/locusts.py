@@ -126,7 +126,7 @@ class Locusts:
             errors="replace",
             cwd=self.folder,
             env=clean_environment() | (environment or {}),
-            preexec_fn=_heed_interrupts,
+            preexec_fn=heed_interrupts,
         )
         started = Locust(process)
         started.readers = [
@@ -155,7 +155,7 @@ class Locusts:
                     stream.close()
 
 
-def _heed_interrupts() -> None:
+def heed_interrupts() -> None:
     """Let Ctrl-C work as in a terminal, also where the tests run in the background, which ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -121,6 +121,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
     close: bool = False
+    late: bool = False
+    """Answer only when ``release`` is called."""
     keep: bool = False
     """Store the events whatever the status is: an answer that got lost after acceptance."""
 
@@ -186,6 +188,10 @@ class NewRelic:
         assert found, f"waited {timeout_s} s for {what}"
         return found
 
+    def release(self) -> None:
+        """Give the late answers."""
+        self._released.set()
+
     def go_down(self) -> None:
         """Refuse connections."""
         self._server.shutdown()
@@ -197,7 +203,7 @@ class NewRelic:
 
     def close(self) -> None:
         """Let those go that wait, and end."""
-        self._released.set()
+        self.release()
         self.go_down()
 
     def _serve(self, port: int) -> None:
@@ -249,7 +255,7 @@ class NewRelic:
             )
             self._changed.notify_all()
 
-        if answer.hang:
+        if answer.hang or answer.late:
             self._released.wait()
         if answer.hang or answer.close:
             with contextlib.suppress(OSError):

@@ -27,6 +27,7 @@ GOOD = {
     "buckets": ("500,100", (100, 500)),
     "max-series": ("50", 50),
     "output": ("events.ndjson", "events.ndjson"),
+    "spool-dir": ("spools", "spools"),
     "flush-timeout": ("0", 0.0),
     "disabled": ("true", True),
 }
@@ -68,10 +69,11 @@ BAD = [
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
-    """A working directory and a home without config files, but with a file of certificates."""
+    """A working directory and a home without config files, but with a file of certificates and a folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "ca.pem").touch()
+    (tmp_path / "spools").mkdir()
 
 
 @pytest.fixture

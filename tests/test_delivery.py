@@ -1,5 +1,6 @@
 """The queue on the way out: each event arrives once and in order, or is counted with the reason why not."""
 
+import json
 import logging
 import random
 import time
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from new_relic import Answer, NewRelic
 
 from locust_newrelic import delivery as module
-from locust_newrelic.delivery import BATCH_SIZE, CALL_TIMEOUT_S, LONGEST_BACKOFF_S, Delivery, backoff_s
+from locust_newrelic.delivery import BATCH_SIZE, CALL_TIMEOUT_S, LONGEST_BACKOFF_S, Delivery, Patience, backoff_s
+from locust_newrelic.spool import Spool
 from locust_newrelic.transport import Outcome, Transport, Verdict
 
 PATIENCE_S = 60.0
@@ -69,7 +71,7 @@ class Hanging(Fake):
 def _numbers_stand_for_events(monkeypatch):
     """Most of these tests do not look into an event: a number is enough of one."""
     characters = module._characters
-    monkeypatch.setattr(module, "_characters", lambda event: 700 if isinstance(event, int) else characters(event))
+    monkeypatch.setattr(module, "_characters", lambda event: 400 if isinstance(event, int) else characters(event))
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +91,20 @@ def log(caplog):
         return [record.getMessage() for record in shown]
 
     return log
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """A spool in a folder of its own."""
+    (tmp_path / "spool").mkdir()
+    return Spool(str(tmp_path / "spool"))
+
+
+def kept(folder):
+    """The events in the spools of a folder that are still to be sent, and those that only await their removal."""
+    lines = [line for path in sorted(folder.iterdir()) for line in path.read_bytes().splitlines()]
+    pending = [json.loads(line) for line in lines if not line.endswith(b" ")]
+    return pending, [json.loads(line) for line in lines if line.endswith(b" ")]
 
 
 @pytest.fixture
@@ -259,8 +275,12 @@ def test_what_is_refused_is_said_once(log):
     delivery = closed(fake, range(450))
 
     assert log() == [
-        "New Relic: new-relic.example refused events: HTTP 403. Check the license key and --newrelic-region.",
+        (
+            "New Relic: new-relic.example refused events: HTTP 403. Check the license key (of type ingest) and"
+            " --newrelic-region."
+        ),
         "New Relic: new-relic.example refused events: HTTP 400.",
+        "New Relic: new-relic.example takes events again",
     ]
     assert delivery.lost == {"refused HTTP 403": 300, "refused HTTP 400": 100}
     assert fake.stored == list(range(400, 450))
@@ -436,6 +456,128 @@ def test_an_interrupt_that_hits_the_sender(at_once):
     assert total(delivery) == delivery.num_sent == 250
 
 
+# -- the spool -----------------------------------------------------------------------------------------------------
+
+
+def test_what_the_queue_cannot_hold_is_kept(spool, tmp_path):
+    """Of more events than the queue holds the oldest go to the spool; none is lost."""
+    fake = Hanging()
+    delivery = Delivery(fake, spool=spool, most_queued=10)
+    delivery.put(range(5))
+    fake.called.wait()
+    delivery.put(range(5, 30))
+    fake.released.set()
+    delivery.close(PATIENCE_S)
+
+    assert kept(tmp_path / "spool") == (list(range(5, 20)), [])
+    assert fake.stored == [*range(5), *range(20, 30)]
+    assert (delivery.spooled, delivery.lost) == ({"queue full": 15}, {})
+    assert delivery.summary() == (
+        f"15 events sent, 15 kept in {spool.path} (15 queue full), none lost."
+        f" Send what was kept: locust-newrelic replay {spool.path}"
+    )
+
+
+def test_the_queue_is_bounded_by_its_size(spool, tmp_path):
+    """Long events fill the queue as many short ones do."""
+    fake = Hanging()
+    delivery = Delivery(fake, spool=spool, most_characters=10_000)
+    delivery.put([{"seq": 0}])
+    fake.called.wait()
+    delivery.put({"seq": seq, "text": "x" * 4000} for seq in range(1, 6))
+    assert delivery.num_queued == 3
+    fake.released.set()
+    delivery.close(PATIENCE_S)
+
+    assert [event["seq"] for event in fake.stored] == [0, 4, 5]
+    assert [event["seq"] for event in kept(tmp_path / "spool")[0]] == [1, 2, 3]
+
+
+def test_what_is_refused_is_kept(spool, tmp_path, log):
+    """Refused events are in the spool, and the one message about them says where."""
+    delivery = closed(Fake(FORBIDDEN, FORBIDDEN), range(250), spool=spool, region="eu")
+
+    assert kept(tmp_path / "spool") == (list(range(200)), [])
+    error, relief = log()
+    assert error == (
+        "New Relic: new-relic.example (region eu) refused events: HTTP 403. Check the license key (of type ingest) and"
+        f" --newrelic-region. They are kept in {spool.path}."
+    )
+    assert relief == "New Relic: new-relic.example takes events again"
+    assert (delivery.num_sent, delivery.spooled, delivery.lost) == (50, {"refused HTTP 403": 200}, {})
+
+
+def test_while_new_relic_is_away_the_queue_is_on_disk(spool, tmp_path):
+    """From the first failure on, what is queued would survive SIGKILL; delivered after all, it leaves no file."""
+    fake = Fake(*[Outcome(Verdict.RETRY, "HTTP 503", 3600.0)] * 2)
+    delivery = Delivery(fake, spool=spool)
+    delivery.put(range(150))
+    fake.called.wait()
+    delivery.put(range(150, 170))
+    gevent.idle()
+    assert sorted(kept(tmp_path / "spool")[0]) == list(range(170))
+    assert delivery.num_queued == 170
+    delivery.close(PATIENCE_S)  # which tries once more
+    assert sorted(kept(tmp_path / "spool")[0]) == list(range(170))
+    assert delivery.spooled == {"not delivered in time": 170}
+
+    again = Delivery(fake := Fake(BUSY), spool=Spool(str(tmp_path)))
+    again.put(range(250))
+    again.close(PATIENCE_S)
+    assert fake.stored == list(range(250))
+    assert (again.num_sent, again.num_retried, again.num_spooled, again.lost) == (250, 100, 0, {})
+    assert not list(tmp_path.glob("*.ndjson"))
+
+
+def test_a_disk_that_cannot_keep_it(tmp_path, log):
+    """When the spool cannot be written either, events are lost: counted with that reason, and said once."""
+    delivery = closed(Fake(*[FORBIDDEN] * 3), range(250), spool=Spool(str(tmp_path / "gone")))
+
+    assert delivery.lost == {"spool not writable": 250}
+    assert log()[1] == (
+        "New Relic: new-relic.example refused events: HTTP 403. Check the license key (of type ingest) and"
+        " --newrelic-region."
+    )
+    assert delivery.summary() == "0 events sent, 250 lost (250 spool not writable)"
+
+
+def test_a_full_spool(tmp_path):
+    """What fits is kept, the rest is lost as the spool was full."""
+    delivery = closed(Hanging(), range(1000), timeout_s=0, spool=Spool(str(tmp_path), most_bytes=1000))
+
+    assert kept(tmp_path)[0] == list(range(delivery.num_spooled))
+    assert 0 < delivery.num_spooled < 1000
+    assert delivery.lost == {"spool full": 1000 - delivery.num_spooled}
+
+
+def test_a_warning_is_not_said_again_and_again(log):
+    """Where every third connection fails, a user reads of it once a minute at the most, and that it works once."""
+    clock = Clock(1000.0)
+    fake = Fake(*[ACCEPTED, ACCEPTED, BUSY] * 10)
+    closed(fake, range(2000), clock=clock)
+    assert len(log()) == 2
+
+    class Slow(Fake):
+        def answer(self, batch, timeout_s):
+            clock.now_s += 40
+            return super().answer(batch, timeout_s)
+
+    closed(Slow(*[ACCEPTED, BUSY] * 3), range(400), clock=clock, timeout_s=10_000.0)
+    assert len(log()) == 2 + 2 * 3
+
+
+def test_the_jitter_is_full():
+    """Pauses are spread over the whole time from nothing to the backoff, and as New Relic asks where it asks."""
+    patience = Patience()
+    pauses = [(attempt, patience.after(Outcome(Verdict.RETRY))) for attempt in range(1, 501)]
+    assert all(0 <= pause <= backoff_s(attempt) for attempt, pause in pauses)
+    shares = sorted(pause / backoff_s(attempt) for attempt, pause in pauses)
+    assert shares[50] < 0.2 < 0.3 < shares[250] < 0.7 < 0.8 < shares[450]
+    assert patience.after(Outcome(Verdict.RETRY, retry_after_s=7.0)) == 7.0
+    patience.reset()
+    assert patience.after(Outcome(Verdict.RETRY)) <= backoff_s(1)
+
+
 # -- whatever happens ----------------------------------------------------------------------------------------------
 
 answers = st.lists(st.sampled_from([ACCEPTED, BUSY, TOO_LARGE, FORBIDDEN, INVALID]), max_size=12)
@@ -479,3 +621,66 @@ def test_each_event_is_counted_once(answers, puts, most_queued, timeout_s):
     assert total(delivery) == sum(puts)
     assert delivery.num_queued == 0
     assert delivery.num_sent == len(fake.stored)
+
+
+LOST_ANSWER = Outcome(Verdict.RETRY, "no answer in time", 0.0)
+
+
+class Unreliable(Fake):
+    """Takes what it is told to, and sometimes its answer is lost after it has."""
+
+    def __init__(self, *answers):
+        super().__init__(*answers)
+        self.arrived, self.unanswered = Counter(), Counter()
+
+    def send(self, batch, timeout_s):
+        outcome = super().send(batch, timeout_s)
+        if outcome in (ACCEPTED, LOST_ANSWER):
+            self.arrived.update(batch)
+        if outcome is LOST_ANSWER:
+            self.unanswered.update(batch)
+        return outcome
+
+
+@settings(deadline=None)
+@given(
+    answers=st.lists(st.sampled_from([ACCEPTED, BUSY, TOO_LARGE, FORBIDDEN, INVALID, LOST_ANSWER]), max_size=12),
+    puts=st.lists(st.integers(0, 250), max_size=5),
+    most_queued=st.sampled_from([20, 150, 20_000]),
+    most_bytes=st.sampled_from([0, 500, 10**6]),
+    end=st.sampled_from(["close", "no time", "crash", "interrupt"]),
+    num_switches=st.integers(0, 8),
+)
+def test_each_event_arrives_or_is_kept_or_lost(
+    tmp_path_factory, answers, puts, most_queued, most_bytes, end, num_switches
+):
+    """In any order of answers and crashes each event is delivered, spooled or lost: once, unless an answer was lost."""
+    folder = tmp_path_factory.mktemp("spool")
+    fake = Unreliable(*answers)
+    delivery = Delivery(fake, spool=Spool(str(folder), most_bytes=most_bytes), most_queued=most_queued)
+    num_put = 0
+    for size in puts:
+        delivery.put(range(num_put, num_put + size))
+        num_put += size
+        for _ in range(num_switches):
+            gevent.sleep(0)
+        assert total(delivery) + delivery.num_spooled == num_put
+
+    if end == "interrupt":
+        delivery.interrupt()
+    if end != "crash":
+        delivery.close(PATIENCE_S if end == "close" else 0)
+    pending, done = kept(folder)  # for a crash: as SIGKILL leaves it
+    num_in_memory, num_lost = delivery.num_queued, sum(delivery.lost.values())
+    both = fake.arrived + Counter(pending)
+    delivery.close(0)
+
+    assert all(number <= 1 + fake.unanswered[event] for event, number in both.items())
+    assert num_put - num_in_memory - num_lost <= len(both) <= num_put
+    assert set(done) <= set(fake.arrived)
+    if end != "crash":
+        assert (num_in_memory, done, len(pending)) == (0, [], delivery.num_spooled)
+        assert delivery.num_sent + delivery.num_spooled + num_lost == num_put
+        assert len(both) == num_put - num_lost or fake.unanswered
+    if most_bytes == 10**6:
+        assert num_lost == 0

@@ -5,12 +5,14 @@ import json
 import os
 import resource
 import stat
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from locust_newrelic.spool import Output
+from locust_newrelic.spool import Output, Spool, lines_of, lock, rewritten
 
 values = st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 some_events = st.lists(st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=3), max_size=3)
@@ -183,3 +185,205 @@ def test_a_pipe_that_nobody_reads(tmp_path):
 
     with pytest.raises(OSError, match="No such device"):
         Output(str(tmp_path / "pipe"))
+
+
+# -- the spool -----------------------------------------------------------------------------------------------------
+
+
+def events(*numbers, run_id="nightly"):
+    return [{"eventType": "LocustSummary", "run_id": run_id, "seq": number} for number in numbers]
+
+
+def files(folder):
+    """What is in the files of a folder: by name, their lines."""
+    return {path.name: path.read_bytes().splitlines(keepends=True) for path in folder.iterdir()}
+
+
+def numbers(path):
+    """The events in a spool, by their numbers."""
+    with open(path, "rb") as lines:
+        return [json.loads(line)["seq"] for line in lines]
+
+
+def test_a_spool_is_made_only_when_needed(tmp_path):
+    """There is no file before an event must be kept, and none once all are delivered; in between it is the owner's."""
+    before = os.umask(0)
+    try:
+        spool = Spool(str(tmp_path))
+        assert files(tmp_path) == {}
+        places = spool.keep(events(1, 2))
+    finally:
+        os.umask(before)
+    (name,) = files(tmp_path)
+    assert name == f"locust-newrelic-nightly-{os.getpid()}.spool.ndjson"
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    assert numbers(spool.path) == [1, 2]
+    spool.settle(places[:1])
+    assert (spool.num_pending, list(files(tmp_path))) == (1, [name])
+    spool.settle(places[1:])
+    assert (spool.num_pending, spool.path, files(tmp_path)) == (0, None, {})
+    spool.keep(events(3))
+    assert numbers(spool.path) == [3]
+    spool.close()
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b c:d", "x" * 200, "ünï"])
+def test_any_run_id_names_a_file_in_the_folder(tmp_path, run_id):
+    """A run id is the user's: whatever is in it, the file is in the folder."""
+    spool = Spool(str(tmp_path))
+    spool.keep(events(1, run_id=run_id))
+    spool.close()
+
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("locust-newrelic-")
+    assert len(path.name) < 255
+    assert json.loads(path.read_text())["run_id"] == run_id
+
+
+def test_two_processes_in_one_folder_do_not_meet(tmp_path):
+    """A second spool of the same run and the same process id, as in containers, has a file of its own."""
+    here, there = Spool(str(tmp_path)), Spool(str(tmp_path))
+    here.keep(events(1))
+    there.keep(events(2))
+    here.keep(events(3))
+    here.close()
+    there.close()
+
+    assert [numbers(path) for path in sorted(tmp_path.iterdir(), key=lambda path: len(path.name))] == [[1, 3], [2]]
+
+
+def test_what_is_delivered_leaves_the_spool(tmp_path):
+    """A closed spool holds what was not delivered, and that alone."""
+    spool = Spool(str(tmp_path))
+    places = spool.keep(events(*range(10)))
+    spool.settle([place for number, place in enumerate(places) if number % 2])
+    spool.close()
+    spool.close()
+
+    assert numbers(spool.path) == [0, 2, 4, 6, 8]
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_killed_process_leaves_what_it_kept(tmp_path):
+    """What was kept survives SIGKILL, and what was delivered of it says so."""
+    code = (
+        "import os, sys; from locust_newrelic.spool import Spool; spool = Spool(sys.argv[1])\n"
+        "places = spool.keep([{'run_id': 'r', 'seq': seq} for seq in range(3)]); spool.settle(places[1:2])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+
+    (lines,) = files(tmp_path).values()
+    assert [json.loads(line)["seq"] for line in lines] == [0, 1, 2]
+    assert [line[-2:] for line in lines] == [b"\t\n", b" \n", b"\t\n"]
+
+
+def test_a_spool_is_capped(tmp_path, caplog):
+    """Beyond its size a spool takes no more, and says so once; what is in it stays."""
+    spool = Spool(str(tmp_path), most_bytes=150)
+    assert [place is not None for place in spool.keep(events(1, 2, 3, 4))] == [True, True, False, False]
+    assert spool.keep(events(5)) == [None]
+    spool.close()
+
+    assert spool.why_not == "spool full"
+    assert numbers(spool.path) == [1, 2]
+    assert [record.message for record in caplog.records] == [
+        f"New Relic: what cannot be sent cannot be kept in {tmp_path} either: there is room for 150 bytes"
+    ]
+
+
+def test_a_full_disk_and_a_spool(tmp_path, caplog):
+    """On a full disk nothing is kept by halves; when there is room again it goes on."""
+    spool = Spool(str(tmp_path))
+    with largest_file(20):
+        assert spool.keep(events(1)) == [None]
+    assert files(tmp_path) == {}
+    spool.keep(events(2))
+    with largest_file(80):
+        assert spool.keep(events(3, 4)) == [None, None]
+    assert numbers(spool.path) == [2]
+    spool.keep(events(5))
+    spool.close()
+
+    assert spool.why_not == "spool not writable"
+    assert numbers(spool.path) == [2, 5]
+    assert len(caplog.records) == 1
+    assert "File too large" in caplog.text
+
+
+def test_a_folder_that_is_gone(tmp_path, caplog):
+    """Without its folder a spool keeps nothing, says so once, and raises nothing."""
+    spool = Spool(str(tmp_path / "gone"))
+    assert spool.keep(events(1)) + spool.keep(events(2)) == [None, None]
+    spool.close()
+
+    assert [record.message for record in caplog.records] == [
+        f"New Relic: what cannot be sent cannot be kept in {tmp_path}/gone either: No such file or directory"
+    ]
+
+
+def test_what_is_no_json_is_not_kept(tmp_path):
+    """An event that cannot be written costs that event."""
+    spool = Spool(str(tmp_path))
+    places = spool.keep([*events(1), {"run_id": "r", "value": object()}, *events(2)])
+    spool.close()
+
+    assert [place is None for place in places] == [False, True, False]
+    assert numbers(spool.path) == [1, 2]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_spool_holds_exactly_what_is_not_delivered(tmp_path_factory, data):
+    """In whatever order events are kept and delivered, the file has those that were not, once each and in order."""
+    folder = tmp_path_factory.mktemp("spool")
+    spool = Spool(str(folder), most_bytes=2000)
+    pending, number = {}, 0
+    for size in data.draw(st.lists(st.integers(1, 8), max_size=12)):
+        places = spool.keep(events(*range(number, number + size)))
+        pending |= {place: number + at for at, place in enumerate(places) if place is not None}
+        number += size
+        done = data.draw(st.lists(st.sampled_from(sorted(pending)), unique=True)) if pending else []
+        spool.settle(done)
+        for place in done:
+            del pending[place]
+        assert spool.num_pending == len(pending)
+    spool.close()
+
+    left = [number for path in folder.iterdir() for number in numbers(path)]
+    assert left == sorted(pending.values())
+
+
+def test_a_file_is_locked_while_it_is_written(tmp_path):
+    """Two may append to a file at once; nobody can have it alone meanwhile, but afterwards."""
+    outputs = [Output(str(tmp_path / "events")), Output(str(tmp_path / "events"))]
+    with open(tmp_path / "events") as other:
+        assert not lock(other.fileno(), shared=False)
+        for output in outputs:
+            output.close()
+        assert lock(other.fileno(), shared=False)
+        with pytest.raises(OSError, match="replay has it open"):
+            Output(str(tmp_path / "events"))
+
+
+def test_a_rewriting_that_fails_changes_nothing(tmp_path):
+    """When there is no room for the new file, the old one stays as it was, and nothing lies beside it."""
+    path = tmp_path / "events"
+    path.write_bytes(b"one\ntwo\n")
+    file = os.open(path, os.O_RDWR)
+    with largest_file(2), pytest.raises(OSError, match="File too large"):
+        rewritten(file, str(path), iter([b"three\n"]))
+
+    assert list(lines_of(file)) == [b"one\n", b"two\n"]
+    os.close(file)
+    assert files(tmp_path) == {"events": [b"one\n", b"two\n"]}
+
+
+def test_an_output_says_what_is_delivered_elsewhere(tmp_path):
+    """With a delivery beside it, each line ends with a blank, which is nothing to a reader of JSON."""
+    for delivered in (False, True):
+        output = Output(str(tmp_path / "events"), delivered=delivered)
+        output.put([{"a": 1}])
+        output.close()
+
+    assert (tmp_path / "events").read_bytes() == b'{"a":1}\n{"a":1} \n'

@@ -1,7 +1,9 @@
 """Sending to a real server over TLS: what becomes of a batch, whatever the other side or the way to it does."""
 
 import contextlib
+import os
 import socket
+import ssl
 import time
 import traceback
 from base64 import b64encode
@@ -10,6 +12,7 @@ from email.utils import formatdate
 import gevent
 import gevent.event
 import pytest
+import urllib3
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from hypothesis import given, settings
@@ -380,6 +383,90 @@ def test_a_proxy_without_a_scheme(connect, proxy):
     assert len(proxy.requests) == 1
 
 
+@pytest.mark.parametrize(("variables", "port"), [
+    ({"https_proxy": "http://p:1", "HTTPS_PROXY": "http://p:2", "ALL_PROXY": "http://p:3"}, 1),
+    ({"https_proxy": "", "HTTPS_PROXY": "http://p:2", "all_proxy": "http://p:3"}, 2),
+    ({"HTTPS_PROXY": " ", "all_proxy": "http://p:3", "ALL_PROXY": "http://p:4"}, 3),
+    ({"ALL_PROXY": "http://p:4"}, 4),
+    ({"HTTP_PROXY": "http://p:5", "http_proxy": "http://p:5"}, None),
+    ({"HTTPS_PROXY": "http://p:2", "no_proxy": "a.example", "NO_PROXY": "*"}, 2),
+    ({"HTTPS_PROXY": "http://p:2", "no_proxy": "", "NO_PROXY": "*"}, None),
+])  # fmt: skip
+def test_the_spellings_of_curl(variables, port):
+    """Small letters go before capital ones, https before all, and what is empty is not there."""
+    found = proxy_for("https://collector.example", variables)
+    assert (found and found.port) == port
+
+
+@pytest.mark.parametrize(("no_proxy", "host", "is_direct"), [
+    ("collector.example", "collector.example", True),
+    (".collector.example", "collector.example", True),
+    ("COLLECTOR.Example.", "collector.example", True),
+    ("example", "collector.example", True),
+    (".example", "collector.example", True),
+    ("other.example collector.example", "collector.example", True),
+    ("other.example,\tcollector.example", "collector.example", True),
+    ("ctor.example", "collector.example", False),
+    ("collector.example", "example", False),
+    ("*.example", "collector.example", False),
+    ("*", "collector.example", True),
+    ("*,other.example", "collector.example", False),
+    (",", "collector.example", False),
+    ("127.0.0.0/8", "127.0.0.1", True),
+    ("10.0.0.0/8 127.0.0.1", "127.0.0.1", True),
+    ("127.0.0", "127.0.0.1", False),
+    ("127.0.0.1/99", "127.0.0.1", False),
+    ("::1", "[::1]", True),
+    ("[::1]", "[::1]", False),
+    ("fe80::/10", "[::1]", False),
+])  # fmt: skip
+def test_no_proxy_is_read_as_curl_reads_it(no_proxy, host, is_direct):
+    """Names count with their subdomains, and at dots only; addresses as they are or as networks."""
+    variables = {"HTTPS_PROXY": "http://127.0.0.2:1", "NO_PROXY": no_proxy}
+    assert (proxy_for(f"https://{host}", variables) is None) == is_direct
+
+
+def test_an_https_proxy(new_relic, connect, proxy, serve, tmp_path, monkeypatch):
+    """TLS to the proxy itself, and through it to New Relic; the proxy's certificate is verified as well."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(new_relic.certificate)
+
+    def handle(connection):
+        with context.wrap_socket(connection, server_side=True) as secure:
+            proxy.handle(secure)
+
+    proxy.set(f"https://user:{SECRET}@localhost:{serve(handle)}")
+    transport = connect()
+    assert sent(transport) == Outcome(Verdict.ACCEPTED)
+    assert sent(transport) == Outcome(Verdict.ACCEPTED)
+    assert len(new_relic.events) == 2
+    assert len(proxy.requests) == 1
+    assert f"Basic {b64encode(f'user:{SECRET}'.encode()).decode()}" in proxy.requests[0]
+    assert SECRET not in transport.proxy
+
+    proxy.set(os.environ["HTTPS_PROXY"].replace("localhost", "127.1"))
+    assert "certificate not trusted" in sent(connect()).reason  # it is for another host
+    proxy.set(os.environ["HTTPS_PROXY"].replace("127.1", "localhost"))
+    context.load_cert_chain(make_certificate(tmp_path, "other"))
+    outcome = sent(connect())
+    assert outcome.verdict is Verdict.RETRY
+    assert "certificate not trusted" in outcome.reason
+    new_relic.answers = [NewRelic.hanging()]
+    context.load_cert_chain(new_relic.certificate)
+    assert sent(connect(), timeout_s=0.5).reason.startswith("no answer")
+
+
+def test_an_https_proxy_at_an_address(connect, proxy):
+    """With urllib3 1 the certificate of an address cannot be verified: that is a usage error, and said."""
+    proxy.set(f"https://user:{SECRET}@127.0.0.1:{free_port()}")
+    if urllib3.__version__.startswith("1."):
+        with pytest.raises(ConfigError, match="host name") as refusal:
+            connect()
+        assert SECRET not in str(refusal.value)
+    else:
+        assert sent(connect()) == Outcome(Verdict.RETRY, "proxy: Connection refused")
+
+
 @pytest.mark.parametrize("no_proxy", ["127.0.0.1", "collector.example,127.0.0.0/8", "*"])
 def test_no_proxy(monkeypatch, connect, proxy, no_proxy):
     """Hosts of NO_PROXY are reached without the proxy."""
@@ -399,7 +486,6 @@ def test_a_proxy_cannot_pose_as_new_relic(new_relic, connect, proxy):
 
 
 @pytest.mark.parametrize("url", [
-    f"https://user:{SECRET}@proxy.example:3128",
     f"socks5://user:{SECRET}@proxy.example:3128",
     f"http://user:{SECRET}@proxy.example:99999",
     f"http://user:{SECRET}@proxy:exa:mple",
@@ -412,19 +498,20 @@ def test_a_proxy_cannot_pose_as_new_relic(new_relic, connect, proxy):
 def test_a_proxy_that_cannot_be_used_is_a_usage_error(connect, proxy, url):
     """A proxy of another kind is refused, rather than silently passed by, and not printed."""
     proxy.set(url)
-    with pytest.raises(ConfigError, match="HTTPS_PROXY: only http:// proxies") as refusal:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY: only http:// and https:// proxies") as refusal:
         connect()
     assert SECRET not in "".join(traceback.format_exception(refusal.type, refusal.value, refusal.tb))
 
 
 @pytest.mark.parametrize(("url", "host", "port"), [
     ("http://proxy.example:3128", "proxy.example", 3128),
-    ("HTTP://proxy.example", "proxy.example", 80),
-    ("proxy.example", "proxy.example", 80),
+    ("HTTP://proxy.example", "proxy.example", 1080),
+    ("proxy.example", "proxy.example", 1080),
+    ("https://proxy.example", "proxy.example", 443),
     ("http://[::1]:8080/", "[::1]", 8080),
 ])  # fmt: skip
 def test_where_a_proxy_is(proxy, url, host, port):
-    """A proxy's scheme and port are http and 80, unless it says otherwise."""
+    """A proxy is http unless it says otherwise, and its port is 1080, as with curl; that of an https proxy is 443."""
     proxy.set(url)
     found = proxy_for("https://collector.example")
     assert (found.host, found.port) == (host, port)
@@ -453,7 +540,7 @@ def test_a_proxy_that_fails(connect, new_relic, proxy, answer):
     outcome = sent(connect())
 
     assert outcome.verdict is Verdict.RETRY
-    assert outcome.reason
+    assert outcome.reason == (f"proxy: it answered HTTP {answer[:3]}" if answer else "proxy: Connection refused")
     for secret in (SECRET, b64encode(f"user:{SECRET}".encode()).decode(), new_relic.license_key):
         assert secret not in repr(outcome)
 
