@@ -67,7 +67,7 @@ OWN_NAMES = frozenset(
     " max_response_time total_response_time avg_content_length total_content_length status_code status_class phase"
     " target_host user_classes locust_version locust_newrelic_version duration_ms peak_user_count events_lost"
     " approximate_workers node node_index role cpu_percent memory_bytes loop_lag_avg_ms loop_lag_max_ms clock_skew_ms"
-    " events_sent events_queued events_spooled".split()
+    " events_sent events_retried events_queued events_spooled".split()
 ) | {*_SUMMARY_QUANTILES, *_ENDPOINT_QUANTILES}
 """The names of our own attributes, ``le_<ms>`` and ``events_lost_<reason>`` aside: no user's attribute may hide one."""
 

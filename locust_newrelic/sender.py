@@ -450,6 +450,7 @@ class Sender(Reporter):
         delivery = self._delivery
         so_far = {
             "events_sent": delivery.num_sent,
+            "events_retried": delivery.num_retried,
             "events_spooled": delivery.num_spooled,
             "events_lost": sum(delivery.lost.values()),
         }

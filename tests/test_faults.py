@@ -287,6 +287,26 @@ def test_nothing_is_lost_and_nothing_is_doubled(runs, name, monkeypatch):
     assert new_relic.refused == []
 
 
+@pytest.mark.parametrize(
+    ("name", "telling"),
+    [("healthy", "events_sent"), ("503 for a while", "events_retried"), ("wrong key", "events_spooled"),
+     ("port closed", "events_queued"), ("disk read-only", "events_lost")],
+)  # fmt: skip
+def test_what_became_of_events_is_told(runs, name, telling):
+    """LocustNode says what was sent, sent again, spooled, lost and is queued; it adds up to no more than was made."""
+    made = runs[name].made()
+    nodes = [event for event in made if event["eventType"] == "LocustNode"]
+    told = {
+        what: sum(event[f"events_{what}"] for event in nodes)
+        for what in ("sent", "retried", "spooled", "lost", "queued")
+    }
+
+    if telling != "events_lost":  # which is known when the queue is full, or at the end
+        assert told[telling.removeprefix("events_")] > 0
+    assert told["sent"] + told["spooled"] + told["lost"] <= len(made)
+    assert all(told[what] >= 0 for what in told)
+
+
 def replay(folder, new_relic, monkeypatch):
     """Send the spools of a folder."""
     for name, value in new_relic.environment().items():

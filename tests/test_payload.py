@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from new_relic import MOST_ATTRIBUTES, NRQL_WORDS, why_refused
 
 from locust_newrelic.config import MOST_BUCKETS
+from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import (
     LONGEST_NAME,
@@ -21,6 +22,7 @@ from locust_newrelic.payload import (
     PHASE_START,
     PHASE_STOP,
     Interval,
+    Node,
     Payload,
     Totals,
     acceptable,
@@ -175,6 +177,61 @@ def test_names_of_attributes():
     assert endpoint.keys() == ENDPOINT | TIMED_ENDPOINT
     assert [event.keys() for event in status_codes] == [STATUS_CODE] * 2
     assert (stop["eventType"], stop.keys()) == ("LocustTestRun", RUN)
+
+
+def node(role="worker", **facts):
+    """A process in a window."""
+    health = Health(1.0, 4.0, 10**8, 3, 10, 0.05, 0.04)
+    return Node("host", role, 1, **{"health": health, "num_requests": 5, "clock_skew_ms": -7} | facts)
+
+
+def test_what_a_node_says():
+    """How a process did; what is not known of it is left out."""
+    (known, unknown) = (
+        make_payload().node_event(one, NOW_MS, 2, sending)
+        for one, sending in ((node(), {"events_sent": 3}), (node("master", health=Health(), clock_skew_ms=None), {}))
+    )
+
+    assert known == {
+        "eventType": "LocustNode", "timestamp": NOW_MS, "appName": "Shop", "run_id": "run-1", "test_name": "checkout",
+        "stats_epoch": 2, "seq": 1, "node": "host:worker-1", "node_index": 1, "role": "worker", "num_requests": 5,
+        "user_count": 3, "cpu_percent": 25.0, "memory_bytes": 10**8, "loop_lag_avg_ms": 5.0, "loop_lag_max_ms": 40.0,
+        "clock_skew_ms": -7, "events_sent": 3,
+    }  # fmt: skip
+    assert known.keys() - unknown.keys() == {
+        "cpu_percent", "memory_bytes", "loop_lag_avg_ms", "loop_lag_max_ms", "clock_skew_ms", "events_sent",
+    }  # fmt: skip
+    assert {name for name in known if why_not_an_attribute(name) is None} == set()
+
+
+@given(windows)
+def test_late_events(fired):
+    """What comes late says only what adds up, and that it is late; it is in the run's totals like all else."""
+    payload, totals = make_payload(), Totals()
+    window = make_window(fired)
+    events = list(payload.late_events(window, NOW_MS, 3, totals))
+    summary, endpoints, status_codes = parts_of(events)
+    in_time = {event["eventType"]: event for event in make_payload().window_events(window, make_interval(), Totals())}
+
+    assert {event["late"] for event in events} == {1}
+    assert {why_refused(event) for event in events} == {None}
+    additive = EVERY_EVENT | {"late", "num_requests", "num_failures", "le_100", "le_1000"}
+    assert summary.keys() == additive | {"content_length"}
+    for event in endpoints:
+        of_it = {"method", "name", "safe_name", "total_response_time", "total_content_length"}
+        assert event.keys() == additive | of_it
+    for event in status_codes:
+        of_it = {"method", "name", "status_code", "status_class", "total_response_time"}
+        assert event.keys() == additive - {"le_100", "le_1000"} | of_it
+    assert summary["num_requests"] == len(fired) == totals.numbers.num_requests
+    assert all(summary[name] == in_time["LocustSummary"][name] for name in ("num_failures", "content_length", "le_100"))
+
+
+def test_a_late_node():
+    """Late, a process tells its requests only."""
+    event = make_payload().node_event(node(), NOW_MS, 0, {}, late=True)
+
+    assert event.keys() == EVERY_EVENT | {"late", "node", "node_index", "role", "num_requests"}
 
 
 def test_own_names():

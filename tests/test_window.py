@@ -2,8 +2,12 @@
 
 import enum
 import http
+import json
 import math
+import os
 import random
+import subprocess
+import sys
 from collections import defaultdict
 from decimal import Decimal
 from fractions import Fraction
@@ -23,6 +27,7 @@ from locust_newrelic.window import (
     OTHER,
     Distinct,
     Key,
+    Names,
     Numbers,
     Recorder,
     Window,
@@ -516,3 +521,91 @@ def test_windows_add_up(here, there):
         assert figures(window.total()) == Plain.figures(together)
 
     assert told(window) == told(make_window(together))
+
+
+def merged(windows, max_rows=math.inf):
+    """Windows merged into one, one after the other."""
+    whole = Window(max_rows=max_rows)
+    for window in windows:
+        for _ in whole.merge(window):
+            pass
+    return whole
+
+
+@given(st.lists(st.lists(fired, max_size=15), max_size=5), st.randoms(use_true_random=False))
+def test_windows_merge_in_any_order_and_grouping(groups, chance):
+    """However windows are merged, the whole is the window of all requests."""
+    windows = [make_window(group, 3) for group in groups]
+    mixed = windows.copy()
+    chance.shuffle(mixed)
+    middle = chance.randint(0, len(mixed))
+
+    assert merged([merged(mixed[:middle]), merged(mixed[middle:])]) == merged(windows)
+    everything = [request for group in groups for request in group]
+    assert told(merged(make_window(group) for group in groups)) == told(make_window(everything))
+
+
+@given(st.lists(fired), st.lists(fired))
+def test_a_merge_leaves_its_argument_alone(here, there):
+    """The window that is merged in stays as it was, also when further ones follow."""
+    one, other = make_window(here), make_window(there)
+    whole = merged([one, other, other])
+
+    assert told(one) == told(make_window(here))
+    assert told(other) == told(make_window(there))
+    assert figures(whole.total()) == Plain.figures([*here, *there, *there])
+
+
+def test_what_is_counted_one_by_one_and_together():
+    """Requests of a window are the same whether their bins are kept one by one or counted, and so are merged ones."""
+    parts, plain = [], Plain(1000)
+    for number in (3, 199, 201, LONGEST_PENDING + 7, 1, 700):
+        requests = [of_one_kind(time=USUAL_TIMES[(number * index) % 9_000]) for index in range(number)]
+        parts.append(make_window(requests))
+        for request in requests:
+            plain.count(request)
+
+    assert told(merged(parts)) == plain.take()
+
+
+@given(st.lists(st.integers(0, 3_000)), st.lists(st.integers(0, 3_000)))
+def test_distinct_merges(here, there):
+    """What two have seen is what one would have seen of both; the one that is merged in stays as it was."""
+    one, other, both = Distinct(), Distinct(), Distinct()
+    for distinct, names in ((one, here), (other, there), (both, here + there)):
+        for name in names:
+            distinct.add(Key("GET", str(name)))
+    before = other.hashes
+    one.merge(other)
+
+    assert one == both
+    assert len(one) == len(set(here + there))
+    assert other.hashes == before
+    assert Distinct(one.hashes) == one.copy() == one
+
+
+def test_distinct_in_another_process():
+    """Hashes are the same in every process, whatever its hash seed, so that workers' can be merged."""
+    program = (
+        "from locust_newrelic.window import Distinct, Key\n"
+        "seen = Distinct()\nseen.add(Key('GET', 'a'))\nseen.add(Key('G', 'ETa'))\nprint(seen.hashes)"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert len(printed) == 1
+    assert len(json.loads(printed.pop())) == 2
+
+
+def test_names_of_a_run():
+    """The first names have a place; further ones share one, which nobody's name takes from them."""
+    names = Names(2)
+    keys = [Key("GET", name) for name in "abcad"]
+
+    assert [names.admit(key) for key in keys] == [keys[0], keys[1], OTHER, keys[0], OTHER]
+    assert names.admit(OTHER) == OTHER
+    assert len(names.hidden) == 2
