@@ -145,8 +145,9 @@ class Locusts:
         return started
 
     def close(self) -> None:
-        """End those that are left."""
+        """End those that are left, and tell of all, for a test that has failed."""
         for started in self._started:
+            print(f"-- {started.process.args}\n{started.log[-20_000:]}")
             if started.process.poll() is None:
                 started.process.send_signal(signal.SIGKILL)
             started.wait()
