@@ -200,7 +200,8 @@ class Sender(Reporter):
 
     def _greenlets(self) -> list[gevent.Greenlet]:
         delivery = self._delivery.greenlet if self._delivery is not None else None
-        return [greenlet for greenlet in (self._greenlet, self._finisher, delivery) if greenlet is not None]
+        ours = (self._greenlet, self._gauge.greenlet, self._finisher, delivery)
+        return [greenlet for greenlet in ours if greenlet is not None]
 
     @property
     def _is_master(self) -> bool:

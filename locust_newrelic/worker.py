@@ -135,7 +135,7 @@ class Worker(Reporter):
     # -- the greenlet ------------------------------------------------------------------------------------------------
 
     def _greenlets(self) -> list[gevent.Greenlet]:
-        return [self._greenlet] if self._greenlet is not None else []
+        return [self._greenlet, self._gauge.greenlet] if self._greenlet is not None and self._gauge is not None else []
 
     def _loop(self) -> None:
         while self._recording is not None:
