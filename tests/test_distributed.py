@@ -104,10 +104,15 @@ def test_a_mixed_crew(new_relic, locusts, target):
 EARLIER = "import time as _t\n_real = _t.time\n_t.time = lambda: _real() - 3600\n"
 
 
+def busy_workers(new_relic):
+    """The workers that made requests."""
+    return {event["node"] for event in new_relic.of_type("LocustNode", role="worker") if event["num_requests"]}
+
+
 def test_clocks_and_absences(new_relic, locusts, target, tmp_path):
     """A worker whose clock is an hour off, a late one, one that is away for a while: all count in the right windows."""
     crew = Crew(locusts, new_relic)
-    master = crew.master(STEADY, "--headless", "--expect-workers", "2", "-H", target, "-u", "6", "-r", "6", "-t", "15",
+    master = crew.master(STEADY, "--headless", "--expect-workers", "2", "-H", target, "-u", "6", "-r", "6",
                          "--newrelic-interval", "2")  # fmt: skip
     crew.worker(EARLIER + STEADY, name="earlier.py")
     away = crew.worker(STEADY)
@@ -117,6 +122,8 @@ def test_clocks_and_absences(new_relic, locusts, target, tmp_path):
     master.wait_for_log("failed to send heartbeat")
     resume(away)
     master.wait_for_log("self-healed")
+    new_relic.wait_for(lambda server: len(busy_workers(server)) == 3, "requests of all workers", 60)
+    master.signal(signal.SIGINT)
     master.wait()
 
     assert_same(new_relic.of_type("LocustRequestStatistics"), master.stats())

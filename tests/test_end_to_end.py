@@ -280,12 +280,27 @@ EXITS = {
 }
 
 
+AFTER_SOME_REQUESTS = """
+import gevent
+from locust import events
+
+@events.test_start.add_listener
+def end_soon(environment, **_):
+    def end():
+        while environment.stats.total.num_requests < 5:
+            gevent.sleep(0.05)
+        environment.runner.quit()
+
+    gevent.spawn(end)
+"""
+
+
 @pytest.mark.parametrize("case", EXITS)
 def test_the_exit_code_is_locusts(new_relic, locusts, target, case):
     """Locust's exit code is the same with New Relic, with a New Relic that answers 500, and without the package."""
     more, path, options, code = EXITS[case]
-    locustfile = SIMPLE.replace('"/"', f'"{path}"') + more
-    options = [*options, "-H", target, "-t", "1"]
+    locustfile = SIMPLE.replace('"/"', f'"{path}"') + more + AFTER_SOME_REQUESTS
+    options = [*options, "-H", target]
 
     assert locusts.run(locustfile.replace("import locust_newrelic", ""), *options).process.returncode == code
     assert locusts.run(locustfile, *options, environment=new_relic.environment()).process.returncode == code
