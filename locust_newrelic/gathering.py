@@ -6,7 +6,7 @@ comes before and after that; some time after the cut, the window is due.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .window import Window, most_rows
@@ -57,9 +57,10 @@ class Gathering:
         if slot.window or not node.is_own:
             yield from slot.window.merge(part, self.names)
         else:
+            part.hidden.merge(slot.window.hidden)
             slot.window = part  # nobody else has it, and its names are admitted already
             yield from part.collect()
-        node.num_requests = part.num_requests
+        node = replace(node, num_requests=part.num_requests)  # it may be that of other windows, too
         slot.nodes[node.name] = slot.nodes[node.name].then(node) if node.name in slot.nodes else node
 
     def take_due(self, now_s: float, stats_epoch: int) -> list[Slot]:

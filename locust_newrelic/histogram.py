@@ -86,8 +86,16 @@ class Distribution:
         self._indexes = sorted(bins)
         self._totals = list(accumulate(bins[index] for index in self._indexes))
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many response times there are."""
         return self._totals[-1] if self._totals else 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __bool__(self) -> bool:
+        return bool(self._totals)
 
     def counts_within(self) -> list[int]:
         """For each of the scale's limits how many response times are at or below it: exact, whatever the error."""
@@ -107,7 +115,7 @@ class Distribution:
 
         values = []
         for fraction in fractions:
-            position = fraction * (len(self) - 1)
+            position = fraction * (self.count - 1)
             rank = int(position)
             share = position - rank
             value = self._at(rank, low, high)
@@ -119,7 +127,7 @@ class Distribution:
         """The response time of that rank, counted from 0."""
         if rank == 0:
             return low
-        if rank >= len(self) - 1:
+        if rank >= self.count - 1:
             return high
         middle = self._scale.middles[self._indexes[bisect_right(self._totals, rank)]]
         return min(max(middle, low), high)

@@ -73,7 +73,9 @@ def _numbers_of(fields: Mapping[str, Any], scale: Scale) -> Numbers:
     numbers = Numbers()
     (num_requests,) = plain.integers([fields.get("num_requests")], 0, plain.LARGEST, "num_requests")
     (numbers.num_failures,) = plain.integers([fields.get("num_failures")], 0, plain.LARGEST, "num_failures")
-    (numbers.content_length,) = plain.numbers([fields.get("total_content_length")], "total_content_length")
+    (numbers.content_length,) = plain.numbers(
+        [fields.get("total_content_length")], "total_content_length", -plain.LARGEST_SUM, plain.LARGEST_SUM
+    )
 
     times = plain.mapping(fields.get("response_times"), "response_times")
     plain.integers(list(times.values()), 0, plain.LARGEST, "response_times")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import sys
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -337,7 +338,7 @@ class Window:
     def __init__(
         self, source: Source | None = None, hidden: Distinct | None = None, *, max_rows: float = math.inf
     ) -> None:
-        self.hidden = hidden or Distinct()
+        self.hidden = Distinct() if hidden is None else hidden
         self._source = source
         self._rows = iter(()) if source is None else source.rows()
         self._max_rows = max_rows
@@ -483,7 +484,7 @@ class Distinct:
     def __len__(self) -> int:
         if len(self._kept) <= self.SIZE:
             return len(self._kept)
-        return round(self.SIZE * self.SPAN / max(-self._smallest[0], 1))
+        return min(round(self.SIZE * self.SPAN / max(-self._smallest[0], 1)), sys.maxsize)
 
     def __eq__(self, other: object) -> bool:
         return self._kept == other._kept if isinstance(other, Distinct) else NotImplemented

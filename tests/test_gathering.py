@@ -1,16 +1,17 @@
 """Windows of several processes become one, in whatever order and parts they arrive."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_window import Plain, fired, make_window, told
+from test_window import SCALE, Plain, fire, fired, make_window, told
 
 from locust_newrelic.gathering import Gathering
 from locust_newrelic.health import Health
 from locust_newrelic.payload import Interval, Node
-from locust_newrelic.window import Names, Window
+from locust_newrelic.window import Names, Recorder, Window
 
 MANY = 1000
 PLACES = [(start_ms, epoch) for start_ms in (10_000, 20_000) for epoch in (0, 1)]
@@ -27,15 +28,25 @@ def add(gathering, window, place, of=None, due_s=100.0):
         pass
 
 
+PROCESSES = [("a", "worker"), ("b", "worker"), ("m", "master")]
+
+
 def gathered(arrivals, max_series=MANY):
-    """What the slots tell, by place, after those arrivals: pairs of requests and place."""
+    """The slots, by place, after those arrivals: requests, place, and who made them."""
     gathering = Gathering(Names(max_series), MANY)
-    for requests, place in arrivals:
-        add(gathering, make_window(requests), place)
+    for requests, place, process in arrivals:
+        add(gathering, make_window(requests), place, node(*process))
     return {(slot.start_ms, slot.stats_epoch): slot for slot in gathering.take_all()}
 
 
-arrivals = st.lists(st.tuples(st.lists(fired, max_size=8), st.sampled_from(PLACES)), max_size=8)
+def arrivals_of(processes):
+    """Parts of windows of those processes."""
+    return st.lists(
+        st.tuples(st.lists(fired, max_size=8), st.sampled_from(PLACES), st.sampled_from(processes)), max_size=8
+    )
+
+
+arrivals = arrivals_of(PROCESSES)
 
 
 @given(arrivals, st.randoms(use_true_random=False))
@@ -45,20 +56,25 @@ def test_any_order(arrived, chance):
     chance.shuffle(mixed)
     slots, others = gathered(arrived), gathered(mixed)
 
-    assert slots.keys() == others.keys() == {place for _, place in arrived}
+    assert slots.keys() == others.keys() == {place for _, place, _ in arrived}
     for place, slot in slots.items():
-        together = [request for requests, at in arrived if at == place for request in requests]
+        together = [request for requests, at, _ in arrived if at == place for request in requests]
         assert slot.window == others[place].window == make_window(together)
-        assert sum(one.num_requests for one in slot.nodes.values()) == len(together)
+        of_process = Counter()
+        for requests, at, (name, _) in arrived:
+            if at == place:
+                of_process[name] += len(requests)
+        assert {one.host: one.num_requests for one in slot.nodes.values()} == of_process
+        assert {one.host: one.num_requests for one in others[place].nodes.values()} == of_process
 
 
-@given(arrivals, st.integers(1, 3))
+@given(arrivals_of(PROCESSES[:2]), st.integers(1, 3))
 def test_more_series_than_a_run_may_have(arrived, max_series):
     """Where the names of all processes are too many, the counts stay exact, and the series bounded."""
     slots = gathered(arrived, max_series)
 
     for place, slot in slots.items():
-        together = [request for requests, at in arrived if at == place for request in requests]
+        together = [request for requests, at, _ in arrived if at == place for request in requests]
         assert slot.window.num_requests == len(together)
         assert Plain.figures(together)["content_length"] == slot.window.total().content_length
     assert len({key for slot in slots.values() for key in slot.window.series}) <= max_series + 1
@@ -89,6 +105,42 @@ def test_health_adds_up():
     assert [one.name for one in slot.nodes.values()] == ["a:worker-0", "b:worker-0"]
     assert slot.nodes["a:worker-0"].health == Health(3, 4, 8, 4, 3, 0, 5)
     assert slot.nodes["a:worker-0"].health.cpu_percent == 75
+
+
+def test_a_node_of_several_windows():
+    """A process that tells of several windows at once has in each of them the requests of that window."""
+    gathering, one = Gathering(Names(MANY), MANY), node()
+    for number, place in enumerate(PLACES):
+        add(gathering, window_of([None] * number), place, one)
+
+    nodes = [slot.nodes[one.name] for slot in gathering.take_all()]
+    assert [of_window.num_requests for of_window in nodes] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_hidden_names_of_a_window_without_requests(own_first):
+    """The names that a worker hides count, whether its part comes before or after our own, and has requests or not."""
+    recorder = Recorder(SCALE, 1)
+    for name in "abc":
+        fire(recorder, name=name)
+    recorder.take()
+    parts = [(Window(), node(role="master")), (recorder.take(), node())]
+    gathering = Gathering(Names(MANY), MANY)
+    for window, of in parts if own_first else reversed(parts):
+        add(gathering, window, PLACES[0], of)
+    (slot,) = gathering.take_all()
+
+    assert slot.window.num_hidden_names == 2
+
+
+def test_due_without_a_cut():
+    """What is never cut is due at the latest of the moments that were given; what is due comes in order."""
+    gathering = Gathering(Names(MANY), MANY)
+    for start_ms, due_s in ((30_000, 26.0), (20_000, 30.0), (10_000, 30.0), (10_000, 16.0)):
+        add(gathering, Window(), (start_ms, 0), due_s=due_s)
+
+    assert [slot.start_ms for slot in gathering.take_due(29.9, 0)] == [30_000]
+    assert [slot.start_ms for slot in gathering.take_due(30.0, 0)] == [10_000, 20_000]
 
 
 def test_due():
@@ -131,12 +183,13 @@ def test_own_windows_are_not_copied(role):
     assert (slot.window is window) == (role != "worker")
 
 
-def test_many_status_codes():
-    """Status codes beyond what a window may have count as none, from however many workers they come."""
+@pytest.mark.parametrize("first", ["worker", "master"])
+def test_many_status_codes(first):
+    """Status codes beyond what a window may have count as none, from however many processes they come."""
     gathering = Gathering(Names(1), 1)
     for hundred in range(10):
         requests = [SimpleNamespace(status_code=100 * hundred + number) for number in range(70)]
-        add(gathering, window_of(requests), PLACES[0])
+        add(gathering, window_of(requests, 1), PLACES[0], node(role="worker" if hundred else first))
     (slot,) = gathering.take_all()
     ((_, series),) = slot.window.series.items()
 
@@ -144,11 +197,9 @@ def test_many_status_codes():
     assert len(series.statuses) <= 75
 
 
-def window_of(responses):
+def window_of(responses, max_series=MANY):
     """The window of requests with those responses."""
-    from test_window import SCALE, Recorder
-
-    recorder = Recorder(SCALE, 1000)
+    recorder = Recorder(SCALE, max_series)
     for response in responses:
         recorder.on_request("GET", "/", 1.0, 1, response)
     return recorder.take()

@@ -1,20 +1,25 @@
 """Of workers that report nothing of ours, Locust's own statistics count, in the windows in which requests were made."""
 
 import math
+import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from locust.rpc.protocol import Message
 from locust.stats import RequestStats
+from new_relic import why_refused
+from test_relay import REMOVED, changed, changes, places, read
 from test_window import SCALE
 
 from locust_newrelic.own_stats import last_request_ms, windows_of
+from locust_newrelic.payload import Payload, Totals
 from locust_newrelic.plain import MalformedError
-from locust_newrelic.window import NO_STATUS
+from locust_newrelic.window import NO_STATUS, Window
 
-SECOND = 1_764_000_000
+SECOND = int(time.time()) // 60 * 60
 ODD_TIMES = (None, -5)  # at NaN, Locust's own statistics raise
 
 
@@ -65,7 +70,14 @@ def sums(windows):
             assert set(series.statuses) == {NO_STATUS}
             for what in ("num_requests", "num_failures", "content_length", "num_untimed"):
                 found[key.name, what] += getattr(numbers, what)
+            assert min(numbers.num_failures, numbers.num_untimed, numbers.num_timed) >= 0
+            assert numbers.total_ms > -1e-6
     return +found
+
+
+def total_ms(windows):
+    """The sum of all their response times."""
+    return sum(window.total().total_ms for window in windows.values())
 
 
 def expected(made):
@@ -88,6 +100,43 @@ def test_counts_are_exact(made):
 
     assert sums(windows) == expected(made)
     assert {start: window.num_requests for start, window in windows.items()} == by_window
+    if not any(request.time_ms in ODD_TIMES for request in made):
+        assert total_ms(windows) == pytest.approx(math.fsum(request.time_ms for request in made))
+
+
+per_second = st.none() | st.dictionaries(st.integers(SECOND, SECOND + 12), st.integers(0, 9))
+
+
+@given(st.lists(requests, max_size=20), per_second, per_second, st.integers(-10_000, 10_000))
+def test_any_seconds(made, requested, failed, shift_ms):
+    """Whatever the seconds tell, right or wrong, no request, failure or byte is lost or made up."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stats = stats_of(made, monkeypatch)
+    apart = total_ms(told(stats))
+    for entry in stats:
+        entry |= {"num_reqs_per_sec": requested, "num_fail_per_sec": failed}
+    windows = told(stats, shift_ms=shift_ms)
+
+    assert sums(windows) == expected(made)
+    assert total_ms(windows) == pytest.approx(apart)
+    assert {start_ms % 2000 for start_ms in windows} <= {0}
+
+
+@given(st.integers(1, 8), st.data())
+def test_seconds_that_add_up(number, data):
+    """Requests are in the windows of their seconds, however these are split, and whatever their failures are."""
+    of_second = data.draw(st.lists(st.integers(0, 9), min_size=number, max_size=number))
+    made = [
+        Request(second, "a", 10.0 * second, 100, data.draw(st.booleans()))
+        for second, count in enumerate(of_second)
+        for _ in range(count)
+    ]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        windows = told(stats_of(made, monkeypatch))
+    failures = Counter((SECOND + request.second) // 2 * 2000 for request in made if request.failed)
+
+    assert +Counter({start: window.total().num_failures for start, window in windows.items()}) == failures
+    assert all(window.total().content_length == 100 * window.num_requests for window in windows.values())
 
 
 @given(st.lists(requests, max_size=20), st.sampled_from(["missing", "none", "wrong"]))
@@ -120,6 +169,20 @@ def test_response_times(monkeypatch):
         distribution = SCALE.distribution(numbers.bins)
         low, high = distribution.quantiles([0.5, 0.95], low=1.5, high=600)
         assert (low, high) == (pytest.approx(300, rel=0.06), pytest.approx(570, rel=0.06))
+
+
+@given(st.lists(st.integers(0, 60_000) | st.floats(0, 60_000), min_size=1, max_size=40))
+def test_percentiles_have_two_digits(times):
+    """They are those of all the times as far as two digits go, and the smallest and largest are exact."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        windows = told(stats_of([Request(0, "a", time_ms, 1, False) for time_ms in times], monkeypatch))
+    (window,) = windows.values()
+    numbers, fractions = window.total(), (0.5, 0.9, 0.99)
+    found = SCALE.distribution(numbers.bins).quantiles(fractions, low=numbers.min_ms, high=numbers.max_ms)
+
+    assert (numbers.min_ms, numbers.max_ms) == (min(times), max(times))
+    for value, exact in zip(found, np.quantile(times, fractions), strict=True):
+        assert abs(value - exact) <= 0.06 * exact + 0.51
 
 
 def test_a_clock_that_is_off(monkeypatch):
@@ -166,3 +229,66 @@ def test_malformed_statistics(odd, monkeypatch):
             total["num_failures"] += window.total().num_failures
         assert total == {"num_requests": 4, "num_failures": 2}, name
         assert all(math.isfinite(window.total().total_ms) for window in windows.values()), name
+
+
+def test_more_failures_in_a_second_than_in_all(monkeypatch):
+    """Of failures, no window has more than there are, and the last one has the rest."""
+    (entry,) = stats_of([Request(number, "a", 1, 1, number > 0) for number in (0, 2, 4)], monkeypatch)
+    windows = told([entry | {"num_fail_per_sec": {SECOND: 1, SECOND + 2: 9}}])
+
+    assert [window.total().num_failures for window in windows.values()] == [1, 1, 0]
+
+
+def test_fewer_requests_than_response_times(monkeypatch):
+    """More response times than requests cannot be, and are refused."""
+    (entry,) = stats_of([Request(0, "a", 1, 1, False)] * 3, monkeypatch)
+
+    with pytest.raises(MalformedError, match="response_times"):
+        told([entry | {"num_requests": 2}])
+
+
+def events_of(windows):
+    """What is sent of all of them, as of one."""
+    payload, whole = Payload(SCALE, app_name="a", run_id="r", test_name="t", attributes={}), Window()
+    for window in windows.values():
+        for _ in whole.merge(window):
+            pass
+    return list(payload.late_events(whole, SECOND * 1000, 0, Totals()))
+
+
+@given(st.lists(requests, min_size=1, max_size=6), st.data())
+def test_any_malformed_statistics(made, data):
+    """However entries are malformed, they are refused, or New Relic takes what they tell, with every request."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stats = stats_of(made, monkeypatch)
+    for _ in range(data.draw(st.integers(1, 3))):
+        path, change = data.draw(st.sampled_from(list(places(stats)))), data.draw(changes)
+        new = changed(stats, path, change)
+        stats = stats if new is REMOVED else new
+    assert last_request_ms(stats) is None or last_request_ms(stats) > 0
+    windows = read(lambda: told(stats), WORDS)
+    if windows is None:
+        return
+
+    assert sums(windows) or not any(entry["num_requests"] or entry["num_failures"] for entry in stats)
+    summary, *others = events_of(windows)
+    assert {why_refused(event) for event in (summary, *others)} == {None}
+    assert summary["num_requests"] == sum(entry["num_requests"] for entry in stats)
+
+
+WORDS = {"stats", "num_requests", "num_failures", "num_reqs_per_sec", "num_fail_per_sec", "total_content_length"}
+WORDS |= {"response_times"}
+
+
+@pytest.mark.parametrize("length", [1.7e308, -1.7e308, 2**63 - 1])
+def test_content_lengths_beyond_all(length, monkeypatch):
+    """A content length that no bytes could have is malformed, or harms nothing."""
+    made = [Request(number, name, 1, 1, False) for number in range(9) for name in "ab"]
+    stats = stats_of(made, monkeypatch)
+    for entry in stats:
+        entry["total_content_length"] = length
+    windows = read(lambda: told(stats), {"total_content_length"})
+
+    for event in events_of(windows or {}):
+        assert why_refused(event) is None
+        assert event.keys() & {"content_length", "total_content_length", "status_code"}

@@ -52,6 +52,10 @@ ENDPOINT = EVERY_EVENT | set(
 STATUS_CODE = EVERY_EVENT | set(
     "method name status_code status_class num_requests num_failures total_response_time".split()
 )
+NODE = EVERY_EVENT | set(
+    "node node_index role num_requests user_count cpu_percent memory_bytes loop_lag_avg_ms loop_lag_max_ms"
+    " clock_skew_ms".split()
+)
 RUN = EVERY_EVENT | TIMED_SUMMARY | set(
     "phase duration_ms num_requests num_failures error_rate rps fail_per_sec content_length le_100 le_1000"
     " peak_user_count events_lost events_lost_queue_full events_lost_HTTP_403".split()
@@ -167,6 +171,9 @@ def test_sums(fired, interval):
     assert sums(status_codes, "total_response_time") == pytest.approx((math.fsum(times),))
 
 
+SENDING = dict.fromkeys("events_sent events_retried events_queued events_spooled events_lost".split(), 1)
+
+
 def test_names_of_attributes():
     """The events' types and attributes are those of the data dictionary: no more, no less."""
     fired = [Request(), Request(None, failed=True, status_code=None)]
@@ -177,6 +184,9 @@ def test_names_of_attributes():
     assert endpoint.keys() == ENDPOINT | TIMED_ENDPOINT
     assert [event.keys() for event in status_codes] == [STATUS_CODE] * 2
     assert (stop["eventType"], stop.keys()) == ("LocustTestRun", RUN)
+    for sending in ({}, SENDING):
+        event = make_payload().node_event(node(), NOW_MS, 0, sending)
+        assert (event["eventType"], event.keys()) == ("LocustNode", NODE | sending.keys())
 
 
 def node(role="worker", **facts):
@@ -202,6 +212,58 @@ def test_what_a_node_says():
         "cpu_percent", "memory_bytes", "loop_lag_avg_ms", "loop_lag_max_ms", "clock_skew_ms", "events_sent",
     }  # fmt: skip
     assert {name for name in known if why_not_an_attribute(name) is None} == set()
+
+
+amounts = st.floats(0, 2**53) | st.integers(0, 2**53) | st.sampled_from([0, 0.0, 5e-324, 2**53])
+whole_amounts = st.integers(0, 2**53)
+healths = st.builds(Health, amounts, amounts, whole_amounts, whole_amounts, whole_amounts, amounts, amounts)
+
+
+@given(healths, texts, st.none() | st.integers() | st.floats(), st.booleans())
+def test_new_relic_takes_every_node(health, host, skew_ms, late):
+    """However a process does and whatever its host is called, New Relic stores it; none has a lag that has no lags."""
+    one = node(health=health, clock_skew_ms=skew_ms)
+    one.host = host
+    event = make_payload().node_event(one, NOW_MS, 0, SENDING, late=late)
+
+    assert why_refused(event) is None
+    assert ("loop_lag_avg_ms" in event) == ("loop_lag_max_ms" in event) == (health.num_lags > 0 and not late)
+    assert event.keys() <= NODE | SENDING.keys() | {"late"}
+
+
+exact_requests = st.builds(
+    Request,
+    time_ms=st.none() | st.floats(0, 1e5),
+    name=texts,
+    status_code=st.sampled_from([None, 200, 404, 500]),
+    length=st.none() | st.integers(-(1 << 40), 1 << 40),
+    failed=st.booleans(),
+)
+
+
+@given(st.lists(st.lists(exact_requests, max_size=10), max_size=3))
+def test_late_events_add_up(windows_of_requests):
+    """What comes of a window in time and late adds up to what one window of all these requests would say."""
+    payload, totals = make_payload(team="a"), Totals()
+    events = [
+        event for fired in windows_of_requests for event in payload.late_events(make_window(fired), NOW_MS, 3, totals)
+    ]
+    whole = events_of([request for fired in windows_of_requests for request in fired])
+
+    for event_type, names in (
+        ("LocustSummary", "num_requests num_failures content_length le_100 le_1000"),
+        (
+            "LocustRequestStatistics",
+            "num_requests num_failures total_response_time total_content_length le_100 le_1000",
+        ),
+        ("LocustStatusCode", "num_requests num_failures total_response_time"),
+    ):
+        for name in names.split():
+            told, expected = (math.fsum(event[name] for event in of_type(them, event_type)) for them in (events, whole))
+            assert told == pytest.approx(expected), name
+    assert {event["team"] for event in events} <= {"a"}
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert totals.peak_user_count == 0
 
 
 @given(windows)
@@ -236,7 +298,8 @@ def test_a_late_node():
 
 def test_own_names():
     """Every name we use is known as ours, so that no user's attribute hides it, and none is a word of NRQL."""
-    own = SUMMARY | TIMED_SUMMARY | ENDPOINT | TIMED_ENDPOINT | STATUS_CODE | RUN | {"num_hidden_names"}
+    own = SUMMARY | TIMED_SUMMARY | ENDPOINT | TIMED_ENDPOINT | STATUS_CODE | RUN | NODE | SENDING.keys()
+    own |= {"num_hidden_names", "late", "approximate_workers"}
 
     assert {name for name in own if why_not_an_attribute(name) is None} == set()
     assert {name for name in own - OWN_NAMES if not re.match(r"le_|events_lost_", name)} == {"eventType", "timestamp"}

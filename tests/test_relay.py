@@ -2,7 +2,9 @@
 
 import copy
 import math
+import time
 from array import array
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -13,12 +15,12 @@ from test_window import SCALE, fire, fired, make_window, told
 
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
-from locust_newrelic.payload import Payload, Totals
+from locust_newrelic.payload import PHASE_STOP, Interval, Node, Payload, Totals
 from locust_newrelic.plain import MalformedError, packed
 from locust_newrelic.relay import NUM_OFFSETS, Part, Report, RunOptions, UnknownVersionError, WorkerClock, pack, unpack
-from locust_newrelic.window import Recorder, Window
+from locust_newrelic.window import Distinct, Key, Names, Recorder, Window
 
-NOW_MS = 1_764_000_000_000
+NOW_MS = int(time.time()) * 1000
 
 seconds = st.floats(0, 1e6)
 counts = st.integers(0, 10**9)
@@ -58,10 +60,20 @@ def test_there_and_back(recorded, sent_at_ms):
             sent.run_id, sent.start_ms, sent.health, sent.was_reset,
         )  # fmt: skip
         if any("\ud800" in key.name + key.method for key in sent.window.series):
+            assert num_requests(got.window) == num_requests(sent.window)
             assert got.window.total() == sent.window.total()
+            assert got.window.hidden == sent.window.hidden
         else:
             assert got.window == sent.window
             assert told(got.window) == told(sent.window)
+
+
+def num_requests(window):
+    """How many requests each name has, as far as UTF-8 has a form for it."""
+    found = Counter()
+    for (method, name), series in window.series.items():
+        found[Key(method.replace("\ud800", "?"), name.replace("\ud800", "?"))] += series.total().num_requests
+    return found
 
 
 def test_each_report_tells_of_its_own_requests():
@@ -103,9 +115,10 @@ def changed(value, path, change):
 
 REMOVED = object()
 ODD = [
-    None, True, False, -1, 0, 1, 2, 10**6, 2**53, 2**53 + 1, 2**64, 10**400, -(10**400), 0.5, -0.5, 1e300, math.nan,
-    math.inf, -math.inf, "", "text", "ä" * 5000, "\ud800", b"bytes", [], [None], [[]], [1] * 50, [-1], [1e400], {},
-    {"__datetime__": 1}, {1: 2}, (), (1,), object(), REMOVED,
+    None, True, False, -1, 0, 1, 2, 10**6, 2**53, 2**53 + 1, 2**64, 10**400, -(10**400), 0.5, -0.5, 1e300, 1.7e308,
+    math.nan, math.inf, -math.inf, "", "text", "ä" * 5000, "\ud800", b"bytes", [], [None], [[]], [1] * 50, [-1],
+    [1e400], {}, {"__datetime__": 1}, {1: 2}, (), (1,),
+    object(), REMOVED,
 ]  # fmt: skip
 changes = st.one_of(
     st.sampled_from([lambda _, odd=odd: odd for odd in ODD]),
@@ -130,19 +143,31 @@ def test_malformed_reports(recorded, data):
         if not isinstance(there, dict):
             break
 
-    word, report = None, None
+    report = read(lambda: unpack(there, SCALE), WORDS)
+    assert report is None or {why_refused(event) for event in events_of(report)} == {None}
+
+
+def read(reading, words):
+    """What is read, or None if it is malformed, and the error says one of those words and nothing else."""
     try:
-        report = unpack(there, SCALE)
+        return reading()
     except MalformedError as error:
         word = str(error)
-    assert (report is None) == (word in WORDS)
+    assert word in words
+    return None
+
+
+def events_of(report):
+    """The events of all kinds that are made of a report's windows."""
     payload, totals = Payload(SCALE, app_name="a", run_id="r", test_name="t", attributes={}), Totals()
-    for got in report.parts if report else []:
-        window = Window(max_rows=100)
-        for _ in window.merge(got.window, Recorder(SCALE, 3).names):
+    names, window = Names(3), Window(max_rows=100)
+    for got in report.parts:
+        for _ in window.merge(got.window, names):
             pass
-        for event in payload.late_events(window, NOW_MS, 0, totals):
-            assert why_refused(event | {"timestamp": event["timestamp"]}) in (None, f"bad timestamp {NOW_MS!r}")
+        yield payload.node_event(Node("host", "worker", 0, got.health, got.window.num_requests), NOW_MS, 0, {})
+    yield from payload.late_events(window, NOW_MS, 0, totals)
+    yield from payload.window_events(window, Interval(NOW_MS, 10.0, 0), totals)
+    yield payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, 10.0, {}))
 
 
 WORDS = {
@@ -151,6 +176,42 @@ WORDS = {
     "columns of different length",
     "min above max",
 }
+
+
+MOST = 2**53
+ALL_BINS = list(range(1, len(SCALE.edges)))
+EXTREMES = {
+    "counts in every bin": {
+        "sizes": [len(ALL_BINS)], "bins": packed(ALL_BINS), "counts": packed([MOST] * len(ALL_BINS)),
+    },
+    "failures": {"failures": [MOST], "untimed": [MOST]},
+    "the smallest hashes": {"hidden": list(range(Distinct.SIZE + 1))},
+    "the largest hashes": {"hidden": list(range(Distinct.SPAN - Distinct.SIZE - 1, Distinct.SPAN))},
+    "a sum": {"total": [1.7e308]},
+    "a content length": {"length": [1.7e308]},
+    "a negative content length": {"length": [-1.7e308]},
+    "health": {"health": [MOST] * 7},
+    "little health": {"health": [5e-324] * 7},
+    "much in no time": {"health": [MOST, 5e-324, 1, 1, 1, MOST, MOST]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", EXTREMES.values(), ids=EXTREMES)
+def test_extremes(columns):
+    """Of the largest numbers that are not refused, several reports together still make whole events."""
+    recorder = Recorder(SCALE, 10)
+    fire(recorder)
+    there = pack(Report(NOW_MS, [Part("run", NOW_MS, SCALE.limits_ms, recorder.take(), Health())]))
+    assert there["windows"][0].keys() >= columns.keys()
+    there["windows"][0] |= columns
+    there["windows"] *= 3
+    report = read(lambda: unpack(travel(there), SCALE), columns)
+
+    usual = {"num_requests", "num_failures", "total_response_time", "total_content_length", "le_100"}
+    for event in events_of(report) if report else []:
+        assert why_refused(event) is None
+        if event["eventType"] == "LocustRequestStatistics":
+            assert usual <= event.keys()
 
 
 @pytest.mark.parametrize("report", [None, 1, "x", [], {}, {"version": 1}, {"version": 1, "sent_at": 1}])
@@ -194,6 +255,8 @@ IMPOSSIBLE = {
     "no sum": ({"total": []}, "columns"),
     "a sum that is none": ({"total": [math.nan]}, "total"),
     "half of the health": ({"health": [0.0] * 6}, "health"),
+    "health that is no number": ({"health": [0.0, 1.0, math.nan, 0.0, 0.0, 0.0, 0.0]}, "health"),
+    "health without end": ({"health": [0.0, 1.0, math.inf, 0.0, 0.0, 0.0, 0.0]}, "health"),
 }
 
 
@@ -273,8 +336,37 @@ def test_shifts_are_whole_windows(offset_ms, shift_ms, lag_ms):
     assert (clock.shift_ms(2000), clock.lag_ms(2000)) == (shift_ms, lag_ms)
 
 
+@given(
+    st.integers(-(10**8), 10**8),
+    st.sampled_from([1000, 2000, 7000, 10_000, 300_000]),
+    st.lists(st.integers(0, 5000), min_size=1, max_size=NUM_OFFSETS),
+)
+def test_any_clock(ahead_ms, interval_ms, delays_ms):
+    """However far it is off and however long reports take, it is shifted by whole windows, to the nearest one."""
+    clock = WorkerClock()
+    for number, delay_ms in enumerate(delays_ms):
+        sent_ms = NOW_MS + 3000 * number
+        clock.see(sent_ms + ahead_ms, sent_ms + delay_ms)
+    behind_ms, shift_ms = min(delays_ms) - ahead_ms, clock.shift_ms(interval_ms)
+
+    assert clock.offset_ms == behind_ms
+    assert shift_ms % interval_ms == 0
+    assert abs(behind_ms - shift_ms) <= interval_ms / 2
+    assert clock.lag_ms(interval_ms) == max(behind_ms - shift_ms, 0)
+
+
+def test_a_clock_that_is_set_forward():
+    """A clock that is set forward while a test runs is seen with the next report."""
+    clock = WorkerClock()
+    for number in range(NUM_OFFSETS):
+        clock.see(NOW_MS + 3000 * number, NOW_MS + 3000 * number)
+    clock.see(NOW_MS + 3_660_000, NOW_MS + 60_000)
+
+    assert clock.shift_ms(10_000) == -3_600_000
+
+
 def test_a_clock_that_is_set():
-    """A clock that is set while a test runs is seen after some reports; without any report, none is off."""
+    """A clock that is set back while a test runs is seen after some reports; without any report, none is off."""
     clock = WorkerClock()
     assert (clock.offset_ms, clock.shift_ms(1000)) == (0, 0)
     clock.see(NOW_MS, NOW_MS)

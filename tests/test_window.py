@@ -540,9 +540,49 @@ def test_windows_merge_in_any_order_and_grouping(groups, chance):
     chance.shuffle(mixed)
     middle = chance.randint(0, len(mixed))
 
-    assert merged([merged(mixed[:middle]), merged(mixed[middle:])]) == merged(windows)
+    whole = merged([merged(mixed[:middle]), merged(mixed[middle:])])
+    assert whole == merged(windows)
+    hidden = {
+        request.key
+        for group, window in zip(groups, windows, strict=True)
+        for request in group
+        if request.key not in window.series
+    }
+    assert whole.num_hidden_names == len(hidden)
     everything = [request for group in groups for request in group]
     assert told(merged(make_window(group) for group in groups)) == told(make_window(everything))
+
+
+@given(st.lists(st.lists(fired, max_size=15), max_size=4), st.integers(0, 6), st.integers(1, 3))
+def test_merged_windows_are_bounded(groups, max_rows, max_series):
+    """Merged, a window has no more series and status codes than it may, whatever comes; the counts stay exact."""
+    window, names = Window(max_rows=max_rows), Names(max_series)
+    for group in groups:
+        for _ in window.merge(make_window(group), names):
+            pass
+    series = window.series
+    everything = [request for group in groups for request in group]
+    keys = {request.key for request in everything}
+
+    assert figures(window.total()) == Plain.figures(everything)
+    assert len(series.keys() - {OTHER}) == min(len(keys), max_series)
+    assert sum(len(one.statuses.keys() - {NO_STATUS}) for one in series.values()) <= max_rows
+    assert len(names.hidden) == max(len(keys) - max_series, 0)
+
+
+@given(st.lists(fired), st.lists(fired), st.integers(0, 20))
+def test_merging_what_is_settled_in_part(here, there, steps):
+    """However far windows are counted when they are merged, asked for or not in between, the whole is the same."""
+    one, other = make_window(here), make_window(there)
+    for _ in zip(range(steps), other.collect(), strict=False):
+        pass
+    whole = merged([one])
+    assert figures(whole.total()) == Plain.figures(here)
+    for _ in whole.merge(other):
+        pass
+
+    assert figures(whole.total()) == Plain.figures([*here, *there])
+    assert whole == merged([make_window(there), make_window(here)])
 
 
 @given(st.lists(fired), st.lists(fired))
@@ -582,6 +622,24 @@ def test_distinct_merges(here, there):
     assert len(one) == len(set(here + there))
     assert other.hashes == before
     assert Distinct(one.hashes) == one.copy() == one
+
+
+@pytest.mark.parametrize("number", [1000, 1024, 1025, 1500, 6000])
+def test_many_distinct_merge(number):
+    """Also when they have seen more than they keep, merged ones tell in any order what one tells that saw it all."""
+    keys = [Key("GET", str(name)) for name in range(number)]
+    parts, both = [Distinct(), Distinct(), Distinct()], Distinct()
+    for index, key in enumerate(keys):
+        for distinct in (parts[index % 3], parts[index % 2], both):
+            distinct.add(key)
+
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        merged_one = parts[order[0]].copy()
+        for index in order[1:]:
+            merged_one.merge(Distinct(parts[index].hashes))
+        assert merged_one == both
+        assert len(merged_one) == len(both)
+        assert size(vars(merged_one)) < 2.1 * Distinct.SIZE
 
 
 def test_distinct_in_another_process():
