@@ -117,7 +117,7 @@ def _split(numbers: Numbers, num_requests: int, num_failures: int) -> tuple[Numb
     part.total_ms = numbers.total_ms * part.num_timed / max(numbers.num_timed, 1)
     rest.num_failures = numbers.num_failures - part.num_failures
     rest.content_length = numbers.content_length - part.content_length
-    rest.total_ms = numbers.total_ms - part.total_ms
+    rest.total_ms = max(numbers.total_ms - part.total_ms, 0.0)
     return part, rest
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LARGEST = 2**53
 """No count, time or size is above."""
 
-LARGEST_SUM = 1e300
+LARGEST_SUM = 1e100
 """Nor any sum: many of them together are still finite."""
 
 LONGEST_TEXT = 4096

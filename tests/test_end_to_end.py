@@ -173,10 +173,26 @@ def test_a_run_shorter_than_a_window(new_relic, locusts, target):
     assert_consistent(new_relic)
 
 
+AFTER_SOME_REQUESTS = """
+import gevent
+from locust import events
+
+@events.test_start.add_listener
+def end_soon(environment, **_):
+    def end():
+        while environment.runner.state != "running" or environment.stats.total.num_requests < 5:
+            gevent.sleep(0.05)
+        environment.runner.quit()
+
+    gevent.spawn(end)
+"""
+"""A locustfile's end: the run is over once its users are there and have made some requests."""
+
+
 def test_reset_stats(new_relic, locusts, target):
     """With --reset-stats, Locust's figures are those of the last epoch, and the run is the sum of all epochs."""
     run = locusts.run(
-        SIMPLE, "--newrelic-interval", "1", "--reset-stats", "-H", target, "-u", "5", "-r", "2", "-t", "5",
+        SIMPLE + AFTER_SOME_REQUESTS, "--newrelic-interval", "1", "--reset-stats", "-H", target, "-u", "5", "-r", "2",
         environment=new_relic.environment(),
     )  # fmt: skip
 
@@ -278,21 +294,6 @@ EXITS = {
         2,
     ),
 }
-
-
-AFTER_SOME_REQUESTS = """
-import gevent
-from locust import events
-
-@events.test_start.add_listener
-def end_soon(environment, **_):
-    def end():
-        while environment.stats.total.num_requests < 5:
-            gevent.sleep(0.05)
-        environment.runner.quit()
-
-    gevent.spawn(end)
-"""
 
 
 @pytest.mark.parametrize("case", EXITS)

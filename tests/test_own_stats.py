@@ -280,13 +280,17 @@ WORDS = {"stats", "num_requests", "num_failures", "num_reqs_per_sec", "num_fail_
 WORDS |= {"response_times"}
 
 
-@pytest.mark.parametrize("length", [1.7e308, -1.7e308, 2**63 - 1])
-def test_content_lengths_beyond_all(length, monkeypatch):
-    """A content length that no bytes could have is malformed, or harms nothing."""
+@pytest.mark.parametrize("times", [1, 10**14])
+@pytest.mark.parametrize("length", [1.7e308, -1.7e308, 1e300, 1e299, 2**63 - 1])
+def test_content_lengths_beyond_all(length, times, monkeypatch):
+    """A content length that no bytes could have is malformed, or harms nothing, whatever the number of requests."""
     made = [Request(number, name, 1, 1, False) for number in range(9) for name in "ab"]
     stats = stats_of(made, monkeypatch)
     for entry in stats:
         entry["total_content_length"] = length
+        entry["num_requests"] *= times
+        for counts in (entry["num_reqs_per_sec"], entry["response_times"]):
+            counts |= {key: count * times for key, count in counts.items()}
     windows = read(lambda: told(stats), {"total_content_length"})
 
     for event in events_of(windows or {}):
