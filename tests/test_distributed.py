@@ -160,7 +160,7 @@ def test_a_shape(new_relic, locusts, target, more):
     """A custom shape; with --reset-stats, Locust's figures are those of the last epoch, and nothing is lost."""
     options, environment = processes(new_relic)
     locustfile = STEADY + SHAPE if not more else STEADY
-    limits = ["-t", "6", "-u", "4", "-r", "2", more] if more else []
+    limits = ["-t", "9", "-u", "4", "-r", "2", more] if more else []
     run = locusts.run(locustfile, *options, "-H", target, *limits, environment=environment)
 
     epochs = {event["stats_epoch"] for event in new_relic.of_type("LocustRequestStatistics")}
