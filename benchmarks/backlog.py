@@ -21,7 +21,7 @@ import locust
 
 import locust_newrelic
 from locust_newrelic.delivery import BREATH_S, Delivery
-from locust_newrelic.hooks import EVENTS_AT_ONCE
+from locust_newrelic.sender import EVENTS_AT_ONCE
 from locust_newrelic.spool import Spool
 from locust_newrelic.transport import Transport
 
