@@ -249,7 +249,6 @@ class Sender(Reporter):
             return
         run.stopping = True
         run.totals.see_users(self._user_count())
-        run.worker_count = getattr(self.environment.runner, "worker_count", 0)
         if self._is_master:
             run.awaited = self._workers.present
             self._stop(run)
@@ -313,6 +312,7 @@ class Sender(Reporter):
 
     def _stop(self, run: _Run) -> None:
         run.stopped_s, run.stopped_ms = time.monotonic(), now_ms()
+        run.worker_count = getattr(self.environment.runner, "worker_count", 0)
 
     def _is_over(self, run: _Run) -> bool:
         """Whether nobody is expected to tell anything more of a run that has ended."""
@@ -328,7 +328,6 @@ class Sender(Reporter):
             return
         if run.stopped_s is None:
             self._stop(run)
-            run.worker_count = getattr(self.environment.runner, "worker_count", 0)
         self._end_window()
         run.finished = True
         self._work.append(self._stop_events(run, self._target() | {"worker_count": run.worker_count}))

@@ -83,7 +83,8 @@ class Worker(Reporter):
         run = self._forwarded()
         if self._recording is not None:
             self._end_window()
-            parts, self._parts = list(self._parts), deque(maxlen=MOST_PARTS)
+            parts = list(self._parts)
+            self._parts.clear()
             data[relay.KEY] = relay.pack(Report(now_ms(), parts))
         if run is not None and (self._recording is None or self._recording.run != run):
             self._begin(run)
