@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import textwrap
@@ -59,6 +60,9 @@ EVENTS_AT_ONCE, BYTES_AT_ONCE = 1_000, 900_000
 TIMEOUT_S = 300.0
 MOST_NUMBERS = 10
 """Lines that are named by their numbers."""
+
+STDERR = 2
+"""Its file descriptor."""
 
 CONNECTION_SETTINGS = ("license-key", "region", "endpoint", "ca-bundle")
 
@@ -225,7 +229,8 @@ class Replay:
         if self._stopping.is_set():
             signal.default_int_handler(number, frame)
         self._stopping.set()
-        sys.stderr.write("\nEnding after the answer to what was sent last; Ctrl-C again to end at once.\n")
+        with contextlib.suppress(OSError):  # sys.stderr may be in the middle of a line, and cannot be entered twice
+            os.write(STDERR, b"\nEnding after the answer to what was sent last; Ctrl-C again to end at once.\n")
 
     def _try_file(self, path: str) -> bool:
         try:

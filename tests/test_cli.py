@@ -2,9 +2,11 @@
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -474,6 +476,28 @@ def test_an_interrupt_waits_for_the_answer(new_relic, connected):
     assert terminal.wait() == 130
     assert received(new_relic) == list(range(2000))
     assert numbers_in(path) == list(range(2000, 2500))
+
+
+def test_an_interrupt_in_the_middle_of_a_line(connected, new_relic, monkeypatch):
+    """A Ctrl-C that comes while a line is written is one like any other."""
+
+    class Interrupting(io.RawIOBase):
+        """A terminal at which somebody presses Ctrl-C as soon as they see why it waits."""
+
+        def writable(self):
+            return True
+
+        def write(self, text):
+            if b"trying again" in bytes(text):
+                signal.raise_signal(signal.SIGINT)
+            return len(text)
+
+    path = spooled(1)
+    new_relic.always = Answer(429, {"Retry-After": "200"})
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupting()), line_buffering=True))
+
+    assert main(["replay", path]) == 130
+    assert numbers_in(path) == [1]
 
 
 def test_an_interrupt_ends_a_pause(new_relic, connected):
