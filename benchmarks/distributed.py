@@ -32,10 +32,11 @@ from locust_newrelic.gathering import Gathering
 from locust_newrelic.health import Gauge
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import Interval, Node, Payload, Totals
+from locust_newrelic.recorder import Recorder
 from locust_newrelic.relay import Part, Report
 from locust_newrelic.reporter import in_steps
 from locust_newrelic.sender import EVENTS_AT_ONCE, REPORTS_TO_WAIT
-from locust_newrelic.window import Names, Recorder
+from locust_newrelic.window import Names
 
 WORKERS = (1, 10, 100)
 REQUESTS_PER_ENDPOINT = {20: 75, 50: 60, 200: 45}

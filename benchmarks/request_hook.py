@@ -23,7 +23,7 @@ from locust.event import EventHook
 import locust_newrelic
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import Interval, Payload, Totals
-from locust_newrelic.window import Recorder
+from locust_newrelic.recorder import Recorder
 
 ENDPOINTS = 20
 FAILED = 0.02
@@ -126,7 +126,7 @@ class Ours:
             events = list(self.payload.window_events(window, self.interval, self.totals))
             self.take_s.append(taken - begun)
             self.events_s.append(time.perf_counter() - taken)
-            assert len(events) == 1 + ENDPOINTS * 3
+            assert len(events) == 1 + ENDPOINTS * 4
 
 
 def empty(request_type, name, response_time, response_length, response=None, exception=None, context=None,

@@ -23,9 +23,9 @@ import locust_newrelic
 from locust_newrelic.delivery import Delivery
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import Interval, Payload, Totals
+from locust_newrelic.recorder import Recorder
 from locust_newrelic.spool import Spool, Stored
 from locust_newrelic.transport import Outcome, Verdict
-from locust_newrelic.window import Recorder
 
 WINDOW_S = 10
 ENDPOINTS = 80

@@ -7,9 +7,18 @@ from locust import events as _locust_events
 
 from ._version import __version__
 from .config import Config, ConfigError
-from .hooks import attach, register
+from .hooks import attach, before_send, record, register, set_attributes
 from .reporter import Reporter
 
-__all__ = ("Config", "ConfigError", "Reporter", "__version__", "attach")
+__all__ = (
+    "Config",
+    "ConfigError",
+    "Reporter",
+    "__version__",
+    "attach",
+    "before_send",
+    "record",
+    "set_attributes",
+)
 
 register(_locust_events)

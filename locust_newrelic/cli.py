@@ -19,7 +19,8 @@ from . import config as settings
 from ._version import __version__
 from .config import SETTINGS, Config, ConfigError
 from .delivery import CALL_TIMEOUT_S, Patience
-from .payload import CHECK, check_event
+from .dictionary import CHECK, EVENT_TYPES, as_markdown
+from .payload import check_event
 from .spool import Busy, Kind, Stored
 from .transport import Outcome, Transport, Verdict, what_to_do
 
@@ -40,6 +41,11 @@ Send one event, LocustCheck, the way Locust would, and say whether the license k
 proxy work, and what is wrong if not.
 
 Exit code: 0 if New Relic took it, 1 if not, 2 for a setting that cannot be used.
+"""
+
+EVENTS_HELP = """\
+Print the data dictionary as Markdown: each event type with its attributes, their units, what they mean, and how to
+select them in NRQL for any range of time.
 """
 
 REPLAY_HELP = """\
@@ -75,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     try:
+        if options.command == "events":
+            return _events(options.event_type)
         config = Config.from_options(_settings_in_files() | {k: v for k, v in vars(options).items() if v is not None})
         return _check(config) if options.command == "check" else Replay(config, options).run()
     except ConfigError as error:
@@ -97,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", "see whether events arrive at New Relic", CHECK_HELP)
     _add_settings(check, (*CONNECTION_SETTINGS, "app-name"))
+
+    events = _command(commands, "events", "what is sent: each event type and attribute", EVENTS_HELP)
+    known = [event_type.name for event_type in EVENT_TYPES]
+    events.add_argument("event_type", nargs="?", choices=known, metavar="TYPE", help=f"only one: {', '.join(known)}")
 
     replay = _command(commands, "replay", "send spools and output files to New Relic", REPLAY_HELP)
     replay.add_argument("files", nargs="+", metavar="FILE", help="spool, or file of --newrelic-output")
@@ -190,6 +202,14 @@ def _failure(outcome: Outcome) -> str:
         return f"New Relic can be reached, but does not take events now: {outcome.reason}.{what_to_do(outcome.reason)}"
     kind = "refused" if outcome.verdict is not Verdict.RETRY else "New Relic cannot be reached"
     return f"{kind}: {outcome.reason}.{what_to_do(outcome.reason)}"
+
+
+# -- events --------------------------------------------------------------------------------------------------------
+
+
+def _events(event_type: str | None) -> int:
+    print(as_markdown(event_type), end="")
+    return 0
 
 
 # -- replay --------------------------------------------------------------------------------------------------------

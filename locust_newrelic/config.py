@@ -39,7 +39,7 @@ REGIONS = {
 }
 """The Event API's host of each region (New Relic's own Go client: newrelic-client-go, pkg/region)."""
 
-MOST_BUCKETS = 20
+MOST_BUCKETS, MOST_DIMENSIONS = 20, 5
 
 
 class ConfigError(ValueError):
@@ -172,6 +172,27 @@ def _attributes(value: object) -> dict[str, str]:
     return attributes
 
 
+def _dimension(item: object) -> str:
+    name = str(item).strip()
+    reason = why_not_an_attribute(name)
+    if reason:
+        msg = f"{name!r} cannot be a dimension: {reason}"
+        raise ConfigError(msg)
+    return name
+
+
+def _dimensions(value: object) -> tuple[str, ...]:
+    items = [item for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    if not isinstance(items, Iterable):
+        msg = f"must be keys of a request's context, got {value!r}"
+        raise ConfigError(msg)
+    dimensions = tuple(dict.fromkeys(_dimension(item) for item in items if item is not None))
+    if len(dimensions) > MOST_DIMENSIONS:
+        msg = f"must be at most {MOST_DIMENSIONS} keys, got {len(dimensions)}"
+        raise ConfigError(msg)
+    return dimensions
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -285,6 +306,23 @@ SETTINGS = (
         repeatable=True,
     ),
     Setting(
+        "dimension",
+        "dimensions",
+        _dimensions,
+        "<key>",
+        "Key of the requests' context (context={...}) by which they are counted as well. May be given several times;"
+        " the variable takes several, separated by commas, and the flags add to it.",
+        repeatable=True,
+    ),
+    Setting(
+        "no-ci-attributes",
+        "no_ci_attributes",
+        _switch,
+        None,
+        "Leave out ci, ci_build, ci_commit and ci_branch, which each event of a run in a job of GitHub Actions, GitLab"
+        " or Jenkins has.",
+    ),
+    Setting(
         "interval",
         "interval_s",
         number(1, 300, " seconds"),
@@ -306,6 +344,14 @@ SETTINGS = (
         "<number>",
         "Endpoints (method and name) reported by themselves in a run; further ones share the name (other)."
         " Default: 1000.",
+    ),
+    Setting(
+        "sample-rate",
+        "sample_rate",
+        number(0, 1, ""),
+        "<0 to 1>",
+        "Share of the requests that are reported one by one as well, at most 1,000 in a window, drawn at random."
+        " Default: 0.",
     ),
     Setting(
         "output",
@@ -356,9 +402,12 @@ class Config:
     test_name: str | None = None
     run_id: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    dimensions: tuple[str, ...] = ()
+    no_ci_attributes: bool = False
     interval_s: float = 10.0
     buckets_ms: tuple[int, ...] = (100, 250, 500, 1000, 2500, 5000, 10000)
     max_series: int = 1000
+    sample_rate: float = 0.0
     output: str | None = None
     spool_dir: str = os.curdir
     flush_timeout_s: float = 10.0
@@ -422,6 +471,24 @@ class Config:
         return cls(**{name: value for name, value in values.items() if value is not None})
 
 
+_CI_VARIABLES = {
+    "GitHub Actions": ("GITHUB_ACTIONS", "GITHUB_RUN_NUMBER", "GITHUB_SHA", ("GITHUB_HEAD_REF", "GITHUB_REF_NAME")),
+    "GitLab": ("GITLAB_CI", "CI_PIPELINE_ID", "CI_COMMIT_SHA", ("CI_COMMIT_REF_NAME",)),
+    "Jenkins": ("JENKINS_URL", "BUILD_NUMBER", "GIT_COMMIT", ("GIT_BRANCH", "BRANCH_NAME")),
+}
+"""By system: the variable that tells of it, then those of build, commit and branch (each system's documentation)."""
+
+
+def ci_attributes(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment of a CI job says of build, commit and branch; nothing elsewhere."""
+    for system, (mark, build, commit, branches) in _CI_VARIABLES.items():
+        if environ.get(mark, "").strip():
+            branch = next((environ[name] for name in branches if environ.get(name)), "")
+            found = {"ci_build": environ.get(build), "ci_commit": environ.get(commit), "ci_branch": branch}
+            return {"ci": system, **{name: value for name, value in found.items() if value}}
+    return {}
+
+
 def _checked(source: str, check: Callable[[object], Any], value: object) -> Any:
     try:
         return check(value)
@@ -459,7 +526,7 @@ def add_arguments(parser: Parser, environ: Mapping[str, str] = os.environ) -> No
         elif setting.repeatable:
             if variable:
                 try:
-                    common["default"] = list(_checked(variable, setting.check, environ[variable]).items())
+                    common["default"] = _items(_checked(variable, setting.check, environ[variable]))
                 except ConfigError as error:
                     parser.error(str(error))
             group.add_argument(
@@ -495,9 +562,14 @@ def argument_type(check: Callable[[object], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def _items(checked: Mapping[str, str] | tuple[str, ...]) -> list[Any]:
+    """What a repeatable setting was checked to, one by one."""
+    return list(checked.items()) if isinstance(checked, Mapping) else list(checked)
+
+
 def _item_type(setting: Setting) -> Callable[[str], Any]:
     def check(text: object) -> Any:
-        (item,) = setting.check([text]).items()
+        (item,) = _items(setting.check([text]))
         return item
 
     return argument_type(check)

@@ -72,6 +72,14 @@ class Spool(Protocol):
         """Keep no more."""
 
 
+def in_bytes(number: float) -> str:
+    """So many bytes, as a person reads it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f} bytes"
+
+
 def backoff_s(attempt: int) -> float:
     """How long to wait at most after that many failures in a row: 1, 2, 4, 8, 16, 16 … seconds."""
     return min(FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 10), LONGEST_BACKOFF_S)
@@ -147,6 +155,8 @@ class Delivery:
         """Whether a user was told that something is wrong, and not yet that all is well."""
         self.num_sent = 0
         """Events that New Relic has taken."""
+        self.num_bytes = 0
+        """How long they were, compressed."""
         self.num_retried = 0
         """Events that were sent once more, as often as they were."""
         self.spooled: Counter[str] = Counter()
@@ -210,6 +220,8 @@ class Delivery:
     def summary(self) -> str:
         """What became of the events, in a sentence or two."""
         said = [f"{self.num_sent} events sent"]
+        if self.num_bytes:
+            said = [f"{said[0]} ({in_bytes(self.num_bytes)} compressed)"]
         if self.num_retried:
             said.append(f"{self.num_retried} sent repeatedly")
         if self.num_queued:
@@ -250,7 +262,7 @@ class Delivery:
         self._batches.popleft()
         self._patience.reset()
         if outcome.verdict is Verdict.ACCEPTED:
-            self._accepted(batch)
+            self._accepted(batch, outcome.num_bytes)
         elif outcome.verdict is Verdict.SPLIT and len(batch) > 1:
             middle = len(batch) // 2
             self._batches.extendleft([batch[middle:], batch[:middle]])
@@ -286,8 +298,9 @@ class Delivery:
             excess.append(self._take())
         return excess
 
-    def _accepted(self, batch: Sequence[_Queued]) -> None:
+    def _accepted(self, batch: Sequence[_Queued], num_bytes: int) -> None:
         self.num_sent += len(batch)
+        self.num_bytes += num_bytes
         for queued in batch:
             queued.has_left = True
         if self._spool is not None:

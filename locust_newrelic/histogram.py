@@ -123,6 +123,14 @@ class Distribution:
 
         return values
 
+    def quantile(self, fraction: float) -> float:
+        """One quantile, as far as the bins alone tell; 0 if there are no response times."""
+        if not self._totals:
+            return 0.0
+        last = self._scale.middles[self._indexes[-1]]
+        (value,) = self.quantiles([fraction], low=self._scale.middles[self._indexes[0]], high=last)
+        return value
+
     def _at(self, rank: int, low: float, high: float) -> float:
         """The response time of that rank, counted from 0."""
         if rank == 0:

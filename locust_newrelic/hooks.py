@@ -6,19 +6,24 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+import locust
 from locust.runners import WorkerRunner
 
 from . import config as settings
 from . import relay
 from .config import Config, ConfigError
+from .own import own_of
 from .reporter import log_unexpected, reporter_on, set_reporter
 from .sender import Sender
 from .worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from locust.env import Environment
     from locust.event import Events
 
+    from .own import BeforeSend
     from .reporter import Reporter
 
 logger = logging.getLogger(__name__)
@@ -68,6 +73,39 @@ def attach(environment: Environment, **config: Any) -> Reporter:
         reporter = Sender(environment, Config.from_options(options, **config))
     set_reporter(environment.events, reporter)
     return reporter
+
+
+def record(event_type: str, attributes: Mapping[str, object] | None = None) -> None:
+    """Send an event of your own to New Relic, by the way of all others: from any process, also a worker, and greenlet.
+
+    It carries ``run_id`` and all that every event carries, and *attributes*, the first 128 of them, made acceptable:
+    booleans become ``"true"`` and ``"false"``, None, NaN and infinity are left out, dictionaries and lists become JSON,
+    text is cut at 4,096 bytes, in names what New Relic does not take becomes ``_``. Its moment is now, or
+    ``attributes["timestamp"]`` (integer, ms since 1970). It goes out with its window; a process may record 1,000 in a
+    window, what is beyond is counted as lost. What is recorded before the first run belongs to that. Raises ValueError
+    for an *event_type* that New Relic does not take, or that is one of this package, TypeError for attributes that are
+    no mapping.
+    """
+    own_of(locust.events).record(event_type, attributes)
+
+
+def set_attributes(attributes: Mapping[str, object] | None = None, /, **more: object) -> None:
+    """Have each event that is made from now on carry these attributes; None as a value removes one.
+
+    Values are made acceptable as those of :func:`record`. On a worker it has no effect: the master sends. Raises
+    ConfigError, a ValueError, for a name that cannot be an attribute, and for more than 100 of them.
+    """
+    own_of(locust.events).set_attributes({**(attributes or {}), **more})
+
+
+def before_send(function: BeforeSend) -> BeforeSend:
+    """Have *function* see each event before it goes out, with ``eventType`` and ``timestamp`` among its attributes.
+
+    It returns the event, changed or not, or None to drop it, which is counted (``events_dropped``). If it raises, the
+    event goes out as it was; one that takes longer than 2 s is not called again. Several functions are called in their
+    order. Returns *function*: it may be a decorator. On a worker it has no effect: the master sends.
+    """
+    return own_of(locust.events).before_send(function)
 
 
 def _on_command_line_parser(parser: Any, **_: object) -> None:

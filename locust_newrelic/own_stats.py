@@ -6,13 +6,17 @@ no I/O, no Locust.
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import plain
+from .acceptable import without_credentials
+from .details import OTHER_TEXT, Failure
 from .histogram import LARGEST_MS
-from .window import NO_STATUS, Key, Numbers, Window, as_text
+from .recorder import as_text
+from .window import NO_STATUS, Key, Numbers, Window
 
 if TYPE_CHECKING:
     from .histogram import Bins, Scale
@@ -21,18 +25,22 @@ _UNTIMED = -1
 """Among bins, where requests without a response time are."""
 
 
-def windows_of(stats: object, scale: Scale, *, interval_ms: int, shift_ms: int, arrival_ms: int) -> dict[int, Window]:
-    """The windows, by their start, of the entries that a worker's report has under ``stats``.
+def windows_of(
+    stats: object, scale: Scale, *, interval_ms: int, shift_ms: int, arrival_ms: int, errors: object = None
+) -> dict[int, Window]:
+    """The windows, by their start, of the entries that a worker's report has under ``stats``, and under ``errors``.
 
     Locust counts requests by second, which tells their window; their response times are dealt out evenly to the windows
     of the report. *shift_ms* is what to add to the worker's clock. If the seconds are missing, or do not add up, the
-    requests belong to the window of *arrival_ms*. Raises :class:`MalformedError`.
+    requests belong to the window of *arrival_ms*. Of failures for which there is no error, it is ``(other)``. Raises
+    :class:`MalformedError` for statistics that cannot be read.
     """
 
     def start_of(time_ms: int) -> int:
         return time_ms // interval_ms * interval_ms
 
     windows: dict[int, Window] = {}
+    found = _errors_by_key(errors)
     for data in plain.items(stats, "stats"):
         fields = plain.mapping(data, "stats")
         key = Key(as_text(fields.get("method")), as_text(fields.get("name")))
@@ -48,9 +56,40 @@ def windows_of(stats: object, scale: Scale, *, interval_ms: int, shift_ms: int, 
         *starts, last = sorted(requests) or [start_of(arrival_ms)]
         for start_ms in starts:
             part, rest = _split(rest, requests[start_ms], failures[start_ms])
-            windows.setdefault(start_ms, Window()).add(key, NO_STATUS, part)
-        windows.setdefault(last, Window()).add(key, NO_STATUS, rest)
+            _add(windows.setdefault(start_ms, Window()), key, part, found[key])
+        _add(windows.setdefault(last, Window()), key, rest, found[key])
     return windows
+
+
+def _add(window: Window, key: Key, numbers: Numbers, errors: Counter[str]) -> None:
+    """Count the numbers in, and so many of the errors, which are taken from them."""
+    window.add(key, NO_STATUS, numbers)
+    left = numbers.num_failures
+    for error in list(errors):
+        number = min(errors[error], left)
+        if number:
+            window.details.failures.add(Failure(key, _type_of(error), error), number)
+            errors[error] -= number
+            left -= number
+    if left:
+        window.details.failures.add(Failure(key, "", OTHER_TEXT), left)
+
+
+def _errors_by_key(errors: object) -> defaultdict[Key, Counter[str]]:
+    """How often each error is told of each endpoint; one that cannot be read is not."""
+    found: defaultdict[Key, Counter[str]] = defaultdict(Counter)
+    for fields in errors.values() if isinstance(errors, Mapping) else ():
+        number = fields.get("occurrences") if isinstance(fields, Mapping) else None
+        if type(number) is int and 0 < number <= plain.LARGEST:
+            key = Key(as_text(fields.get("method")), as_text(fields.get("name")))
+            found[key][without_credentials(as_text(fields.get("error")))] += number
+    return found
+
+
+def _type_of(error: str) -> str:
+    """The class of an exception that an error is the text of, as far as that can be told."""
+    match = re.match(r"([A-Za-z_][A-Za-z0-9_.]*)\(", error)
+    return match[1] if match else ""
 
 
 def last_request_ms(stats: object) -> float | None:

@@ -7,39 +7,58 @@ here, once, for all of them. Times are in ms, ``error_rate`` is 0 to 1; each num
 from __future__ import annotations
 
 import html
-import math
+import json
 import re
+from array import array
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from .acceptable import Attributes, Value, acceptable, why_not_a_name
+from .dictionary import (
+    ADDITIVE_NAMES,
+    CHECK,
+    EXCEPTION,
+    FAILURE,
+    NODE,
+    OWN_NAMES,
+    REQUEST,
+    REQUEST_STATISTICS,
+    STATUS_CODE,
+    SUMMARY,
+    TEST_RUN,
+)
 from .window import Key, Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from .details import Error, Failure, Recorded, Sample, UserException
     from .health import Health
-    from .histogram import Scale
+    from .histogram import Bins, Scale
     from .window import Window
 
-Value = str | int | float
-NewRelicEvent = dict[str, Value]
-
-SUMMARY = "LocustSummary"
-REQUEST_STATISTICS = "LocustRequestStatistics"
-STATUS_CODE = "LocustStatusCode"
-TEST_RUN = "LocustTestRun"
-NODE = "LocustNode"
-CHECK = "LocustCheck"
+NewRelicEvent = Attributes
 
 PHASE_START, PHASE_SPAWNING_COMPLETE, PHASE_STOP = "start", "spawning_complete", "stop"
 
-LONGEST_VALUE = 4096
-LONGEST_NAME = 255
 MOST_USER_ATTRIBUTES = 100
 """Of the 254 attributes that New Relic keeps of an event, how many may be the user's own."""
 
-_LARGEST_INTEGER = 2**63 - 1
+_OF_A_WINDOW = (SUMMARY, REQUEST_STATISTICS, STATUS_CODE, FAILURE, EXCEPTION)
+_ENVELOPE = ("eventType", "timestamp", "stats_epoch", "seq")
+
+_FARTHEST_MS = 12 * 3600 * 1000
+"""A sampled request that claims to be farther from its window has no known moment: New Relic takes a day at most."""
+
+_MOST_IN_A_BIN = 256 ** array("I").itemsize - 1
+
+_WEIGHED_ONE_IN = 8
+
+_FEWEST_FOR_P95 = 20
+"""Requests of an endpoint below which its p95 is the slowest of them."""
+
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 _SUMMARY_QUANTILES = ("latency_p50", "latency_p90", "latency_p95", "latency_p99", "latency_p999")
 _ENDPOINT_QUANTILES = (
@@ -50,48 +69,13 @@ _ENDPOINT_QUANTILES = (
     "response_time_p999",
 )
 
-# New Relic: "Data requirements and limits for custom event data", https://docs.newrelic.com
-NRQL_WORDS = frozenset(
-    "ago and as auto begin begintime compare day days end endtime explain facet from hour hours in is like limit minute"
-    " minutes month months not null offset or raw second seconds select since timeseries until week weeks where"
-    " with".split()
-)
-RESERVED_NAMES = frozenset(
-    ["accountId", "appId", "eventType", "timestamp", "entity.guid", "entity.name", "entity.type"]
-)
-
-OWN_NAMES = frozenset(
-    "appName run_id test_name stats_epoch seq late num_requests num_failures error_rate interval_ms content_length"
-    " rps fail_per_sec latency_avg latency_min latency_max user_count target_user_count worker_count state"
-    " num_hidden_names method name safe_name current_rps current_fail_per_sec avg_response_time min_response_time"
-    " max_response_time total_response_time avg_content_length total_content_length status_code status_class phase"
-    " target_host user_classes locust_version locust_newrelic_version duration_ms peak_user_count events_lost"
-    " approximate_workers node node_index role cpu_percent memory_bytes loop_lag_avg_ms loop_lag_max_ms clock_skew_ms"
-    " events_sent events_retried events_queued events_spooled".split()
-) | {*_SUMMARY_QUANTILES, *_ENDPOINT_QUANTILES}
-"""The names of our own attributes, ``le_<ms>`` and ``events_lost_<reason>`` aside: no user's attribute may hide one."""
-
-
-ADDITIVE_NAMES = frozenset(
-    "method name safe_name status_code status_class num_requests num_failures content_length total_response_time"
-    " total_content_length node node_index role".split()
-)
-"""What an event says of a window whose events were sent before (``le_<ms>`` aside): what adds up, and of what."""
-
 
 def why_not_an_attribute(name: str) -> str | None:
     """Why New Relic (or one of our own attributes) stands against an attribute of that name; None if nothing does."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_:.]*", name):
-        return "a name begins with a letter and has letters, digits, '_', ':' and '.' only"
-    if len(name) > LONGEST_NAME:
-        return f"a name has at most {LONGEST_NAME} characters"
-    if name.lower() in NRQL_WORDS:
-        return "it is a word of New Relic's query language"
-    if name in RESERVED_NAMES or name.startswith(("nr.", "entity.")):
-        return "New Relic reserves it"
-    if name in OWN_NAMES or re.fullmatch(r"le_\d+|events_lost_.*", name):
+    reason = why_not_a_name(name)
+    if reason is None and (name in OWN_NAMES or re.fullmatch(r"le_\d+|events_lost_.*", name)):
         return "locust-newrelic's own events use it"
-    return None
+    return reason
 
 
 @dataclass(frozen=True)
@@ -140,12 +124,75 @@ class Node:
         )
 
 
+class Endpoint:
+    """What is known of one endpoint over the whole run: less than of a window, as it is kept for all of them."""
+
+    __slots__ = ("counts", "num_failures", "num_requests")
+
+    def __init__(self, num_bins: int) -> None:
+        self.num_requests = self.num_failures = 0
+        self.counts = array("I", bytes(array("I").itemsize * num_bins))
+        """By bin: a fraction of the memory that a dictionary takes."""
+
+    def add(self, numbers: Numbers) -> None:
+        """Count in what a window has of it."""
+        self.num_requests += numbers.num_requests
+        self.num_failures += numbers.num_failures
+        counts = self.counts
+        for index, number in numbers.bins.items():
+            try:
+                counts[index] += number
+            except OverflowError:  # noqa: PERF203   # of four thousand million requests within 2 %
+                counts[index] = _MOST_IN_A_BIN
+
+    @property
+    def bins(self) -> Bins:
+        """Its response times."""
+        return {index: number for index, number in enumerate(self.counts) if number}
+
+
+class Volume:
+    """How much New Relic stores of events, uncompressed, as JSON. One in some of each type is weighed."""
+
+    def __init__(self) -> None:
+        self._numbers: Counter[str] = Counter()
+        self._weighed: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def add(self, event: NewRelicEvent) -> None:
+        """Count the event in."""
+        event_type = str(event["eventType"])
+        if self._numbers[event_type] % _WEIGHED_ONE_IN == 0:
+            self._weighed[event_type] += 1
+            self._bytes[event_type] += len(json.dumps(event, separators=(",", ":")))
+        self._numbers[event_type] += 1
+
+    @property
+    def num_events(self) -> int:
+        """How many events there were."""
+        return self._numbers.total()
+
+    @property
+    def num_bytes(self) -> float:
+        """About how many bytes they are."""
+        return sum(self._bytes[kind] / self._weighed[kind] * number for kind, number in self._numbers.items())
+
+
 @dataclass
 class Totals:
     """The whole run so far."""
 
     numbers: Numbers = field(default_factory=Numbers)
+    endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
     peak_user_count: int = 0
+    num_exceptions: int = 0
+    ramp_up_s: float | None = None
+    num_dropped: int = 0
+    """Events that the user's ``before_send`` dropped."""
+    num_refused: int = 0
+    """Events of the user's own for which there was no room."""
+    volume: Volume = field(default_factory=Volume)
+    """Of all events of the run."""
 
     def add(self, numbers: Numbers, user_count: int) -> None:
         """Count a window's requests, and the users seen at its end."""
@@ -158,16 +205,30 @@ class Totals:
 
 
 class Payload:
-    """Makes the events of one run, each with what all of them carry."""
+    """Makes the events of one run, each with what all of them carry.
+
+    *attributes* are the user's own; what is put into them later is on all events from then on. *dimensions* are the
+    names of what requests are counted by as well.
+    """
 
     def __init__(
-        self, scale: Scale, *, app_name: str, run_id: str, test_name: str, attributes: Mapping[str, str]
+        self,
+        scale: Scale,
+        *,
+        app_name: str,
+        run_id: str,
+        test_name: str,
+        attributes: Mapping[str, Value],
+        dimensions: Sequence[str] = (),
+        sample_rate: float = 0.0,
     ) -> None:
         self._scale = scale
         self._seq = count(1)
         self._limits = [f"le_{limit}" for limit in scale.limits_ms]
-        self._common = {**attributes, "appName": app_name, "run_id": run_id, "test_name": test_name}
-        self._envelope_names = self._common.keys() | {"eventType", "timestamp", "stats_epoch", "seq"}
+        self._attributes = attributes
+        self._common = {"appName": app_name, "run_id": run_id, "test_name": test_name}
+        self._dimensions = tuple(dimensions)
+        self._sample_rate = sample_rate
 
     def window_events(self, window: Window, interval: Interval, totals: Totals) -> Iterator[NewRelicEvent]:
         """The events of one window, one by one, so that whoever asks for them can pause in between.
@@ -193,19 +254,45 @@ class Payload:
             | shared,
         )
         for key, series in window.series.items():
-            endpoint = self._endpoint(key, series.total(), seconds) | shared
+            total = series.total()
+            self._endpoint_of(key, totals).add(total)
+            endpoint = self._endpoint(key, total, seconds) | shared
             yield self._event(REQUEST_STATISTICS, interval.start_ms, interval.stats_epoch, endpoint)
             for status_code, part in series.statuses.items():
                 status = self._status(key, status_code, part)
                 yield self._event(STATUS_CODE, interval.start_ms, interval.stats_epoch, status)
+        yield from self._detail_events(window, interval, totals)
 
     def late_events(self, window: Window, start_ms: int, stats_epoch: int, totals: Totals) -> Iterator[NewRelicEvent]:
         """The events for what became known of a window after its own were sent; they have ``late: 1``.
 
-        They say only what adds up. As with :meth:`window_events`, the window is counted in the run's *totals*.
+        Of the window they say only what adds up; what happens once is told as always. As with :meth:`window_events`,
+        the window is counted in the run's *totals*.
         """
         for event in self.window_events(window, Interval(start_ms, 0.0, stats_epoch), totals):
-            yield self._additive(event)
+            yield self._additive(event) if event["eventType"] in _OF_A_WINDOW else {**event, "late": 1}
+
+    def _detail_events(self, window: Window, interval: Interval, totals: Totals) -> Iterator[NewRelicEvent]:
+        start_ms, epoch, details = interval.start_ms, interval.stats_epoch, window.details
+        for failure, number in details.failures.items():
+            yield self._event(FAILURE, start_ms, epoch, {**self._failure(failure), "num_failures": number})
+        for exception, number in details.exceptions.items():
+            totals.num_exceptions += number
+            yield self._event(EXCEPTION, start_ms, epoch, {**_exception(exception), "num_exceptions": number})
+        rate = min(self._sample_rate, details.samples.bound)
+        for sample in details.samples:
+            moment_ms = sample.timestamp_ms
+            if moment_ms is None or abs(moment_ms - start_ms) > _FARTHEST_MS:
+                moment_ms = start_ms
+            yield self._event(REQUEST, moment_ms, epoch, {**self._sample(sample), "sample_rate": rate})
+        for own in details.records.events:
+            yield self.own_event(own, epoch)
+
+    def own_event(self, own: Recorded, stats_epoch: int) -> NewRelicEvent:
+        """An event of the user's own."""
+        protected = {*_ENVELOPE, *self._common, "late"}
+        attributes = {f"{name}_" if name in protected else name: value for name, value in own.attributes.items()}
+        return self._event(own.event_type, own.timestamp_ms, stats_epoch, attributes)
 
     def node_event(
         self, node: Node, start_ms: int, stats_epoch: int, sending: Mapping[str, int], *, late: bool = False
@@ -221,6 +308,7 @@ class Payload:
                 "node": node.name,
                 "node_index": node.index,
                 "role": node.role,
+                "interval_ms": round(1000 * health.wall_s) or None,
                 "num_requests": node.num_requests,
                 "user_count": health.user_count,
                 "cpu_percent": health.cpu_percent and round(health.cpu_percent, 2),
@@ -234,8 +322,8 @@ class Payload:
         return self._additive(event) if late else event
 
     def _additive(self, event: NewRelicEvent) -> NewRelicEvent:
-        names = ADDITIVE_NAMES | self._envelope_names | set(self._limits)
-        return {**{name: value for name, value in event.items() if name in names}, "late": 1}
+        shared = {*self._attributes, *self._common, *self._dimensions, *self._limits, *_ENVELOPE}
+        return {**{name: value for name, value in event.items() if name in ADDITIVE_NAMES or name in shared}, "late": 1}
 
     def test_run(
         self, phase: str, timestamp_ms: int, stats_epoch: int, facts: Mapping[str, Value | None]
@@ -243,21 +331,55 @@ class Payload:
         """That a run reached a phase."""
         return self._event(TEST_RUN, timestamp_ms, stats_epoch, {"phase": phase, **facts})
 
-    def whole_run(self, totals: Totals, duration_s: float, lost: Mapping[str, int]) -> dict[str, Value | None]:
+    def whole_run(
+        self, totals: Totals, duration_s: float, lost: Mapping[str, int], num_spooled: int = 0
+    ) -> dict[str, Value | None]:
         """What the stop event says of the run, *lost* being the events that will not arrive, by reason."""
         by_reason = {f"events_lost_{reason.replace(' ', '_')}": number for reason, number in lost.items()}
         return {
             **self._summary(totals.numbers, max(duration_s, 1.0)),
             "duration_ms": round(duration_s * 1000),
+            "ramp_up_ms": None if totals.ramp_up_s is None else round(totals.ramp_up_s * 1000),
             "peak_user_count": totals.peak_user_count,
+            "num_exceptions": totals.num_exceptions,
+            **self._worst(totals),
             "events_lost": sum(lost.values()),
             **by_reason,
+            "events_spooled": num_spooled,
+            "events_dropped": totals.num_dropped,
         }
+
+    def _worst(self, totals: Totals) -> dict[str, Value | None]:
+        """The endpoints that deserve a look first."""
+        worst: dict[str, Value | None] = {}
+        p95s = {
+            place: self._scale.distribution(endpoint.bins).quantile(0.95)
+            for place, endpoint in totals.endpoints.items()
+            if endpoint.num_requests >= _FEWEST_FOR_P95
+        }
+        slow = max(p95s, key=lambda place: p95s[place], default=None)
+        if slow is not None and p95s[slow] >= 0:
+            worst |= {"worst_p95_method": slow[0], "worst_p95_name": slow[1], "worst_p95": _rounded(p95s[slow])}
+        failing = max(totals.endpoints, key=lambda place: totals.endpoints[place].num_failures, default=None)
+        if failing is not None and (number := totals.endpoints[failing].num_failures):
+            worst |= {
+                "worst_failures_method": failing[0],
+                "worst_failures_name": failing[1],
+                "worst_failures": number,
+            }
+        return worst
+
+    def _endpoint_of(self, key: Key, totals: Totals) -> Endpoint:
+        """What is known of the endpoint, whatever the dimensions."""
+        place = (key.method, key.name)
+        if place not in totals.endpoints:
+            totals.endpoints[place] = Endpoint(len(self._scale.edges))
+        return totals.endpoints[place]
 
     def _event(
         self, event_type: str, timestamp_ms: int, stats_epoch: int, attributes: Mapping[str, Value | None]
     ) -> NewRelicEvent:
-        envelope = {"eventType": event_type, "timestamp": timestamp_ms, **self._common}
+        envelope = {"eventType": event_type, "timestamp": timestamp_ms, **self._attributes, **self._common}
         return acceptable({**envelope, "stats_epoch": stats_epoch, "seq": next(self._seq), **attributes})
 
     def _summary(self, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
@@ -265,31 +387,31 @@ class Payload:
         return {
             "num_requests": num_requests,
             "num_failures": numbers.num_failures,
-            "error_rate": _ratio(numbers.num_failures, num_requests) or 0.0,
-            "rps": round(num_requests / seconds, 3),
-            "fail_per_sec": round(numbers.num_failures / seconds, 3),
+            "error_rate": _ratio(numbers.num_failures, num_requests, 6) or 0.0,
+            "rps": _rounded(num_requests / seconds),
+            "fail_per_sec": _rounded(numbers.num_failures / seconds),
             "content_length": numbers.content_length,
             "latency_avg": _ratio(numbers.total_ms, num_timed),
-            "latency_min": numbers.min_ms,
-            "latency_max": numbers.max_ms,
+            "latency_min": _rounded(numbers.min_ms),
+            "latency_max": _rounded(numbers.max_ms),
             **self._quantiles(numbers, _SUMMARY_QUANTILES),
         }
 
     def _endpoint(self, key: Key, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
         num_requests, num_timed = numbers.num_requests, numbers.num_timed
+        safe_name = html.escape(key.name, quote=False)
         return {
-            "method": key.method,
-            "name": key.name,
-            "safe_name": html.escape(key.name, quote=False),
+            **self._of(key),
+            "safe_name": safe_name if safe_name != key.name else None,
             "num_requests": num_requests,
             "num_failures": numbers.num_failures,
-            "error_rate": _ratio(numbers.num_failures, num_requests) or 0.0,
-            "current_rps": round(num_requests / seconds, 3),
-            "current_fail_per_sec": round(numbers.num_failures / seconds, 3),
+            "error_rate": _ratio(numbers.num_failures, num_requests, 6) or 0.0,
+            "current_rps": _rounded(num_requests / seconds),
+            "current_fail_per_sec": _rounded(numbers.num_failures / seconds),
             "avg_response_time": _ratio(numbers.total_ms, num_timed),
-            "min_response_time": numbers.min_ms,
-            "max_response_time": numbers.max_ms,
-            "total_response_time": numbers.total_ms,
+            "min_response_time": _rounded(numbers.min_ms),
+            "max_response_time": _rounded(numbers.max_ms),
+            "total_response_time": round(numbers.total_ms, 6),
             "avg_content_length": _ratio(numbers.content_length, num_requests),
             "total_content_length": numbers.content_length,
             **self._quantiles(numbers, _ENDPOINT_QUANTILES),
@@ -297,14 +419,33 @@ class Payload:
 
     def _status(self, key: Key, status_code: int, numbers: Numbers) -> dict[str, Value | None]:
         return {
-            "method": key.method,
-            "name": key.name,
+            **self._of(key),
             "status_code": status_code,
-            "status_class": f"{status_code // 100}xx" if 100 <= status_code < 600 else "none",
+            "status_class": _status_class(status_code),
             "num_requests": numbers.num_requests,
             "num_failures": numbers.num_failures,
-            "total_response_time": numbers.total_ms,
+            "total_response_time": round(numbers.total_ms, 6),
         }
+
+    def _failure(self, failure: Failure) -> dict[str, Value | None]:
+        return {**self._of(failure.key), **_error(failure)}
+
+    def _sample(self, sample: Sample) -> dict[str, Value | None]:
+        return {
+            **sample.context,
+            **self._of(sample.key),
+            "response_time": None if sample.response_time_ms is None else _rounded(sample.response_time_ms),
+            "content_length": sample.content_length,
+            "status_code": sample.status_code,
+            "status_class": _status_class(sample.status_code),
+            "url": sample.url,
+            **(_error(sample.error) if sample.error is not None else {}),
+        }
+
+    def _of(self, key: Key) -> dict[str, Value | None]:
+        """Which requests an event is about."""
+        of: dict[str, Value | None] = {"method": key.method, "name": key.name}
+        return of | dict(zip(self._dimensions, key.values, strict=True)) if key.values else of
 
     def _quantiles(self, numbers: Numbers, names: Sequence[str]) -> dict[str, Value | None]:
         """Quantiles under those names (none if nothing was timed) and the counts within the limits."""
@@ -314,7 +455,24 @@ class Payload:
             return counts
 
         values = distribution.quantiles(_QUANTILES, low=numbers.min_ms, high=numbers.max_ms)
-        return {**{name: round(value, 4) for name, value in zip(names, values, strict=True)}, **counts}
+        return {**{name: _rounded(value) for name, value in zip(names, values, strict=True)}, **counts}
+
+
+def _error(error: Error | Failure) -> dict[str, Value | None]:
+    return {"error_type": error.error_type or None, "error": error.error}
+
+
+def _exception(exception: UserException) -> dict[str, Value | None]:
+    return {
+        "user_class": exception.user_class,
+        "error_type": exception.error_type,
+        "error": exception.error,
+        "traceback": exception.traceback or None,
+    }
+
+
+def _status_class(status_code: int) -> str:
+    return f"{status_code // 100}xx" if 100 <= status_code < 600 else "none"
 
 
 def check_event(timestamp_ms: int, *, app_name: str, version: str) -> NewRelicEvent:
@@ -324,34 +482,10 @@ def check_event(timestamp_ms: int, *, app_name: str, version: str) -> NewRelicEv
     )
 
 
-def acceptable(attributes: Mapping[str, object]) -> NewRelicEvent:
-    """The attributes as New Relic takes them: text and finite numbers within its limits.
-
-    None, NaN and infinity are left out, booleans become ``"true"`` and ``"false"``, integers stay within 64 bit, text
-    is cut after 4,096 bytes of UTF-8, and anything else becomes text.
-    """
-    event: NewRelicEvent = {}
-    for name, value in attributes.items():
-        if isinstance(value, str):
-            event[name] = _acceptable_text(value)
-        elif isinstance(value, bool):
-            event[name] = "true" if value else "false"
-        elif isinstance(value, int):
-            event[name] = max(-_LARGEST_INTEGER, min(int(value), _LARGEST_INTEGER))
-        elif isinstance(value, float):
-            if math.isfinite(value):
-                event[name] = float(value)
-        elif value is not None:
-            event[name] = _acceptable_text(str(value))
-
-    return event
+def _ratio(part: float, whole: int, digits: int = 3) -> float | None:
+    return round(part / whole, digits) if whole else None
 
 
-def _acceptable_text(text: str) -> str:
-    if text.isascii():
-        return text[:LONGEST_VALUE]
-    return text.encode("utf-8", "replace")[:LONGEST_VALUE].decode("utf-8", "ignore")
-
-
-def _ratio(part: float, whole: int) -> float | None:
-    return part / whole if whole else None
+def _rounded(number: float) -> float:
+    """With three digits behind the point, to the microsecond in ms: what more digits say, New Relic would store."""
+    return round(number, 3)

@@ -101,6 +101,15 @@ def texts(value: object, name: str) -> list[str]:
     return values
 
 
+def encodable(values: list[str]) -> list[str]:
+    """The texts, each with a replacement for what UTF-8 has no form for."""
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return [value.encode("utf-8", "replace").decode() for value in values]
+    return values
+
+
 def text(value: object, name: str) -> str:
     """The value, which must be text of at most 4,096 characters, and not empty."""
     if not (isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT):

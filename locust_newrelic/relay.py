@@ -13,10 +13,11 @@ from itertools import accumulate, islice, pairwise
 from operator import add, gt
 from typing import TYPE_CHECKING, Any
 
-from . import plain
+from . import plain, relay_details
 from .health import Health
 from .histogram import LARGEST_MS
 from .plain import MalformedError
+from .relay_details import Places
 from .window import (
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
@@ -56,6 +57,8 @@ class RunOptions:
     interval_s: float
     buckets_ms: tuple[int, ...]
     max_series: int
+    dimensions: tuple[str, ...] = ()
+    sample_rate: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for Locust to forward."""
@@ -64,6 +67,8 @@ class RunOptions:
             "interval": self.interval_s,
             "buckets": list(self.buckets_ms),
             "max_series": self.max_series,
+            "dimensions": list(self.dimensions),
+            "sample_rate": self.sample_rate,
         }
 
     @classmethod
@@ -74,7 +79,15 @@ class RunOptions:
             (interval_s,) = plain.numbers([fields.get("interval")], "interval", 1, 300)
             buckets_ms = plain.integers(fields.get("buckets"), 1, plain.LARGEST, "buckets")
             (max_series,) = plain.integers([fields.get("max_series")], 1, plain.LARGEST, "max_series")
-            return cls(plain.text(fields.get("run_id"), "run_id"), interval_s, tuple(buckets_ms), max_series)
+            (sample_rate,) = plain.numbers([fields.get("sample_rate")], "sample_rate", 0, 1)
+            return cls(
+                plain.text(fields.get("run_id"), "run_id"),
+                interval_s,
+                tuple(buckets_ms),
+                max_series,
+                tuple(plain.texts(fields.get("dimensions"), "dimensions")),
+                sample_rate,
+            )
         except MalformedError:
             return None
 
@@ -91,6 +104,7 @@ class Part:
     health: Health
     was_reset: bool = False
     """Whether the worker's own statistics were reset afterwards, so that Locust's master never heard of these."""
+    dimensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,8 +121,11 @@ def pack(report: Report) -> dict[str, Any]:
     return {"version": VERSION, "sent_at": report.sent_at_ms, "windows": [_pack_part(part) for part in report.parts]}
 
 
-def unpack(data: object, scale: Scale) -> Report:
-    """What :func:`pack` made; its bins must be those of *scale*. Raises :class:`MalformedError` for anything else."""
+def unpack(data: object, scale: Scale, dimensions: tuple[str, ...] = ()) -> Report:
+    """What :func:`pack` made; its bins must be those of *scale*, and its series have those *dimensions*.
+
+    Raises :class:`MalformedError` for anything else.
+    """
     fields = plain.mapping(data, "report")
     version = fields.get("version")
     if version != VERSION or type(version) is not int:
@@ -116,16 +133,16 @@ def unpack(data: object, scale: Scale) -> Report:
         raise UnknownVersionError(msg)
 
     (sent_at_ms,) = plain.numbers([fields.get("sent_at")], "sent_at", 0, plain.LARGEST)
-    return Report(sent_at_ms, [_unpack_part(part, scale) for part in plain.items(fields.get("windows"), "windows")])
+    parts = plain.items(fields.get("windows"), "windows")
+    return Report(sent_at_ms, [_unpack_part(part, scale, dimensions) for part in parts])
 
 
 def _pack_part(part: Part) -> dict[str, Any]:
-    names: list[str] = []
+    places = Places(part.window.series)
     owners: list[int] = []
     status: list[int] = []
     rows: list[Numbers] = []
-    for index, (key, series) in enumerate(part.window.series.items()):
-        names += key
+    for index, series in enumerate(part.window.series.values()):
         for status_code, numbers in series.statuses.items():
             owners.append(index)
             status.append(status_code)
@@ -140,14 +157,20 @@ def _pack_part(part: Part) -> dict[str, Any]:
         loose += numbers.loose
 
     timed = [numbers for numbers in rows if numbers.loose or numbers.counted]
+    details = relay_details.pack(part.window.details, places)
+    keys = list(places)
+    none = ("",) * len(part.dimensions)
     return {
-        "run": _encodable(part.run_id),
+        "run": plain.encodable([part.run_id])[0],
         "start": part.start_ms,
         "reset": part.was_reset,
         "buckets": list(part.buckets_ms),
         "health": list(astuple(part.health)),
         "hidden": part.window.hidden.hashes,
-        "names": _all_encodable(names),
+        "dimensions": list(part.dimensions),
+        "names": plain.encodable([text for key in keys for text in key[:2]]),
+        "values": plain.encodable([value or "" for key in keys for value in key.values or none]),
+        "details": details,
         "series": owners,
         "status": status,
         "failures": [numbers.num_failures for numbers in rows],
@@ -167,22 +190,44 @@ def _pack_part(part: Part) -> dict[str, Any]:
     }
 
 
-def _unpack_part(data: object, scale: Scale) -> Part:
+def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Part:
     fields = plain.mapping(data, "window")
     (start_ms,) = plain.integers([fields.get("start")], 0, plain.LARGEST, "start")
     buckets_ms = tuple(plain.integers(fields.get("buckets"), 1, plain.LARGEST, "buckets"))
     if buckets_ms != scale.limits_ms:
         msg = "buckets"
         raise MalformedError(msg)
+    if tuple(plain.texts(fields.get("dimensions"), "dimensions")) != dimensions:
+        msg = "dimensions"
+        raise MalformedError(msg)
     was_reset = fields.get("reset")
     if not isinstance(was_reset, bool):
         msg = "reset"
         raise MalformedError(msg)
 
-    rows = _Rows(fields, scale)
+    keys = _read_keys(fields, len(dimensions))
+    rows = _Rows(fields, scale, keys)
     hidden = Distinct(plain.integers(fields.get("hidden"), 0, Distinct.SPAN - 1, "hidden"))
     run_id = plain.text(fields.get("run"), "run")
-    return Part(run_id, start_ms, buckets_ms, Window(rows, hidden), _unpack_health(fields.get("health")), was_reset)
+    details = relay_details.unpack(fields.get("details"), keys)
+    health = _unpack_health(fields.get("health"))
+    return Part(run_id, start_ms, buckets_ms, Window(rows, hidden, details), health, was_reset, dimensions)
+
+
+def _read_keys(fields: Mapping[str, Any], num_dimensions: int) -> list[Key]:
+    """What is in the places of a report, each once."""
+    names = plain.texts(fields.get("names"), "names")
+    values = plain.texts(fields.get("values"), "values")
+    if len(names) % 2 or len(values) != len(names) // 2 * num_dimensions:
+        msg = "names"
+        raise MalformedError(msg)
+    if not num_dimensions:
+        return [Key(*pair) for pair in zip(names[::2], names[1::2], strict=True)]
+    rows = zip(*[iter([value or None for value in values])] * num_dimensions, strict=True)
+    return [
+        Key(method, name, row if any(row) else ())
+        for method, name, row in zip(names[::2], names[1::2], rows, strict=True)
+    ]
 
 
 def _unpack_health(data: object) -> Health:
@@ -197,11 +242,8 @@ def _unpack_health(data: object) -> Health:
 class _Rows:
     """The rows of a reported window: all checked at once, made one by one."""
 
-    def __init__(self, fields: Mapping[str, Any], scale: Scale) -> None:
-        names = plain.texts(fields.get("names"), "names")
-        if len(names) % 2:
-            raise MalformedError("names")  # noqa: EM101
-        self._keys = [Key(*pair) for pair in zip(names[::2], names[1::2], strict=False)]
+    def __init__(self, fields: Mapping[str, Any], scale: Scale, keys: list[Key]) -> None:
+        self._keys = keys
         self._series = plain.integers(fields.get("series"), 0, len(self._keys) - 1, "series")
         self._status = plain.integers(fields.get("status"), 0, LARGEST_STATUS_CODE, "status")
         self._failures = plain.integers(fields.get("failures"), 0, plain.LARGEST, "failures")
@@ -298,20 +340,6 @@ class WorkerClock:
     def lag_ms(self, interval_ms: int) -> float:
         """How much later than ours its windows end all the same."""
         return max(self.offset_ms - self.shift_ms(interval_ms), 0.0)
-
-
-def _all_encodable(texts: list[str]) -> list[str]:
-    """The texts, each with a replacement for what UTF-8 has no form for."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        return list(map(_encodable, texts))
-    return texts
-
-
-def _encodable(text: str) -> str:
-    """The text, with a replacement for what UTF-8 has no form for."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _within_64_bits(number: float) -> float:

@@ -19,13 +19,17 @@ import gevent
 from gevent.event import Event as Flag
 
 from .delivery import BREATH_S
+from .own import own_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
     from locust.env import Environment
     from locust.event import EventHook, Events
+
+    from .own import BeforeSend
+    from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +129,26 @@ class Reporter:
         self._listening: list[tuple[EventHook, Callable[..., None]]] = []
         self._interrupt_handler: Callable[[int, FrameType | None], None] | None = None
         self._closing, self._wake = Flag(), Flag()
+        self._own = own_of(environment.events)
+
+    def record(self, event_type: str, attributes: Mapping[str, object] | None = None) -> None:
+        """As :func:`locust_newrelic.record`, in this environment."""
+        self._own.record(event_type, attributes)
+
+    def set_attributes(self, attributes: Mapping[str, object] | None = None, /, **more: object) -> None:
+        """As :func:`locust_newrelic.set_attributes`, in this environment."""
+        self._own.set_attributes({**(attributes or {}), **more})
+
+    def before_send(self, function: BeforeSend) -> BeforeSend:
+        """As :func:`locust_newrelic.before_send`, in this environment."""
+        return self._own.before_send(function)
 
     def close(self) -> None:
         """Stop listening. May be called any number of times, from any greenlet."""
         for hook, listener in self._listening.copy():
             self._unlisten(hook, listener)
         self._unshield()
+        self._own.hand_over(None)
         vars(self.environment.stats).pop("reset_all", None)
         if reporter_on(self.environment.events) is self:
             delattr(self.environment.events, _ATTRIBUTE)
@@ -186,6 +204,11 @@ class Reporter:
 
     def _user_count(self) -> int:
         return getattr(self.environment.runner, "user_count", 0)
+
+    def _note_exception(self, recorder: Recorder, user: object, exception: BaseException, trace: Any) -> None:
+        """Count what Locust's ``user_error`` tells. It calls the task set, if there is one, a user."""
+        user_class = type(getattr(user, "user", user)).__name__
+        recorder.record_exception(user_class, exception, trace)
 
     # -- interrupts --------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,10 @@ import argparse
 import atexit
 import logging
 import os
-import re
 import socket
 import time
 import uuid
-from collections import deque
+from collections import ChainMap, Counter, deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,19 +21,21 @@ import gevent
 import locust
 from gevent.event import Event as Flag
 from locust import argument_parser, runners
+from locust.stats import StatsError
 
 from . import relay
 from ._version import __version__
-from .config import ConfigError
-from .delivery import BREATH_S, Delivery
-from .gathering import Gathering
+from .acceptable import address_only
+from .config import ConfigError, ci_attributes
+from .delivery import BREATH_S, Delivery, in_bytes
+from .gathering import Gathering, NodesInTurn
 from .health import Gauge
 from .histogram import Scale
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
+from .recorder import Recorder
 from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
 from .spool import Output, Spool
 from .transport import Transport
-from .window import Recorder
 from .workers import Workers, report_interval_s
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ REPORTS_TO_WAIT = 2
 
 EVENTS_AT_ONCE = 25
 """Events that are made before other greenlets may run: some 2 ms."""
+
+REFUSED = "too many recorded"
 
 MOST_RUNS = 8
 """Runs for which what workers still report is counted."""
@@ -90,6 +93,7 @@ class _Run:
     approximate: set[str] = field(default_factory=set)
     """The workers of which only Locust's own statistics are known."""
     worker_count: int = 0
+    nodes: NodesInTurn = field(default_factory=NodesInTurn)
     finished: bool = False
     """Whether its stop event is on its way."""
     is_told: bool = False
@@ -146,21 +150,30 @@ class Sender(Reporter):
     def _start(self) -> None:
         config = self._config
         self._scale = Scale(config.buckets_ms)
-        self._recorder = Recorder(self._scale, config.max_series)
+        self._recorder = Recorder(
+            self._scale,
+            config.max_series,
+            dimensions=config.dimensions,
+            sample_rate=config.sample_rate,
+            error_text=StatsError.parse_error,
+        )
         self._cadence = Cadence(config.interval_s)
         self._gauge = Gauge()
         self._host_name = socket.gethostname()
+        self._ci = {} if config.no_ci_attributes else ci_attributes()
         self._work: deque[Iterator[NewRelicEvent]] = deque()
         self._run: _Run | None = None
         self._runs: dict[str, _Run] = {}
-        self._workers = Workers(self.environment, self._scale, self._cadence)
+        self._workers = Workers(self.environment, self._scale, self._cadence, config.dimensions)
         self._num_runs = 0
         self._names_warned = 0
         self._told: dict[str, int] = {}
         self._open_sinks()
 
         events = self.environment.events
-        self._listen_beside_locust(events.request, self._recorder.on_request)
+        for listener in self._recorder.listeners:
+            self._listen_beside_locust(events.request, listener)
+        self._listen(events.user_error, safe(self._on_user_error))
         self._listen_beside_locust(events.worker_report, safe(self._on_worker_report), "locust.stats")
         self._listen_first(events.test_start, safe(self._on_test_start))
         self._listen_beside_locust(events.spawning_complete, safe(self._on_spawning_complete))
@@ -230,6 +243,7 @@ class Sender(Reporter):
         self._num_runs += 1
         run = self._run = self._new_run()
         self._remember(run)
+        self._own.hand_over(self._recorder.record_event)
         self._cadence.restart()
         self._gauge.take(0)
         if self._is_master:
@@ -240,6 +254,8 @@ class Sender(Reporter):
     def _on_spawning_complete(self, user_count: int, **_: object) -> None:
         if self._run is not None and not self._run.finished:
             self._run.totals.see_users(int(user_count))
+            if self._run.totals.ramp_up_s is None:
+                self._run.totals.ramp_up_s = time.monotonic() - self._run.started_s
             self._say(PHASE_SPAWNING_COMPLETE, {"user_count": user_count})
 
     def _on_test_stopping(self, **_: object) -> None:
@@ -266,6 +282,9 @@ class Sender(Reporter):
         if run is not None and not self._closed.is_set():
             self._work.append(self._reported(client_id, data, now_ms(), run, run.stats_epoch))
             self._wake.set()
+
+    def _on_user_error(self, user_instance: object, exception: BaseException, tb: Any, **_: object) -> None:
+        self._note_exception(self._recorder, user_instance, exception, tb)
 
     def _on_reset(self) -> None:
         if self._run is not None:
@@ -344,7 +363,9 @@ class Sender(Reporter):
             app_name=config.app_name,
             run_id=run_id,
             test_name=config.test_name or profile or self.environment.locustfile or "locust",
-            attributes=config.attributes,
+            attributes=ChainMap(self._own.attributes, {**self._ci, **config.attributes}),
+            dimensions=config.dimensions,
+            sample_rate=config.sample_rate,
         )
         return _Run(run_id, made, Gathering(self._recorder.names, config.max_series), started_s=time.monotonic())
 
@@ -367,7 +388,7 @@ class Sender(Reporter):
         runner, classes = self.environment.runner, self.environment.user_classes
         hosts = {self.environment.host} if self.environment.host else {cls.host for cls in classes if cls.host}
         return {
-            "target_host": ", ".join(sorted(map(_without_credentials, hosts))) or None,
+            "target_host": ", ".join(sorted(map(address_only, map(str, hosts)))) or None,
             "user_classes": ", ".join(sorted(cls.__name__ for cls in classes)),
             "user_count": self._user_count(),
             "target_user_count": getattr(runner, "target_user_count", 0),
@@ -381,11 +402,18 @@ class Sender(Reporter):
         if num_hidden >= max(1, 2 * self._names_warned):
             self._names_warned = num_hidden
             logger.warning(
-                "New Relic: more than %d endpoints (--newrelic-max-series): %d further names are reported together as"
+                "New Relic: more than %d endpoints%s (--newrelic-max-series): %d further ones are reported together as"
                 " (other). Group requests with name=... in the locustfile.",
                 self._config.max_series,
+                " and values of --newrelic-dimension" if self._config.dimensions else "",
                 num_hidden,
             )
+
+    def _warn_of_refused_events(self, run: _Run, num_refused: int) -> None:
+        """Say so once in a run."""
+        if num_refused and not run.totals.num_refused:
+            logger.warning("New Relic: too many events were recorded in a window: %d are lost", num_refused)
+        run.totals.num_refused += num_refused
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -394,7 +422,14 @@ class Sender(Reporter):
         config = self._config
         if self.environment.parsed_options is None:
             self.environment.parsed_options = argparse.Namespace(**argument_parser.default_args_dict())
-        options = relay.RunOptions(run.run_id, config.interval_s, config.buckets_ms, config.max_series)
+        options = relay.RunOptions(
+            run.run_id,
+            config.interval_s,
+            config.buckets_ms,
+            config.max_series,
+            config.dimensions,
+            config.sample_rate,
+        )
         setattr(self.environment.parsed_options, relay.RUN_OPTION, _unchangeable(options.plain()))
 
     def _reported(
@@ -439,9 +474,13 @@ class Sender(Reporter):
         else:
             yield from run.payload.late_events(slot.window, slot.start_ms, slot.stats_epoch, run.totals)
         for node in slot.nodes.values():
-            facts = self._sending() if node.is_own else {}
-            yield run.payload.node_event(node, slot.start_ms, slot.stats_epoch, facts, late=is_late)
+            if is_late or node.is_own:
+                facts = self._sending() if node.is_own else {}
+                yield run.payload.node_event(node, slot.start_ms, slot.stats_epoch, facts, late=is_late)
+            elif (turn := run.nodes.take(node, slot, self._cadence.interval_ms)) is not None:
+                yield run.payload.node_event(*turn, slot.stats_epoch, {})
         self._warn_of_hidden_names(slot.window.num_hidden_names)
+        self._warn_of_refused_events(run, slot.window.details.records.num_refused)
 
     def _sending(self) -> dict[str, int]:
         """What became of events since this was asked for last, and how many wait."""
@@ -461,12 +500,33 @@ class Sender(Reporter):
     def _stop_events(self, run: _Run, facts: dict[str, Any]) -> Iterator[NewRelicEvent]:
         for slot in run.gathering.take_all():
             yield from self._slot_events(run, slot)
+        for node, since_ms, epoch in run.nodes.take_all():
+            yield run.payload.node_event(node, since_ms, epoch, {})
         run.is_told = True
         if self._is_master:
             facts["approximate_workers"] = len(run.approximate)
         duration_s = (run.stopped_s or run.started_s) - run.started_s
-        facts |= run.payload.whole_run(run.totals, duration_s, self._delivery.lost if self._delivery else {})
+        num_spooled = self._delivery.num_spooled if self._delivery else 0
+        facts |= run.payload.whole_run(run.totals, duration_s, self._lost(run), num_spooled)
         yield run.payload.test_run(PHASE_STOP, run.stopped_ms, run.stats_epoch, facts)
+        self._say_how_much(run, duration_s)
+
+    def _lost(self, run: _Run) -> Counter[str]:
+        """Events that will not arrive, by reason."""
+        lost = Counter({REFUSED: run.totals.num_refused} if run.totals.num_refused else {})
+        return lost + self._delivery.lost if self._delivery is not None else lost
+
+    def _say_how_much(self, run: _Run, duration_s: float) -> None:
+        volume = run.totals.volume
+        dropped = f", {run.totals.num_dropped} more dropped by before_send" if run.totals.num_dropped else ""
+        logger.info(
+            "New Relic: run %s: %d events%s, %s as New Relic stores them; an hour like it stores %s",
+            run.run_id,
+            volume.num_events,
+            dropped,
+            in_bytes(volume.num_bytes),
+            in_bytes(volume.num_bytes * 3600 / max(duration_s, 1.0)),
+        )
 
     # -- the greenlet ------------------------------------------------------------------------------------------------
 
@@ -486,11 +546,23 @@ class Sender(Reporter):
     def _make_events(self) -> None:
         """Turn what is noted into events and hand them on, with pauses for Locust's greenlets."""
         while self._work or self._take_due():
-            made = self._work.popleft()
+            made = self._seen(self._work.popleft())
             for events in iter(lambda made=made: list(islice(made, EVENTS_AT_ONCE)), []):  # type: ignore[misc]
                 for sink in self._sinks:
                     sink.put(events)
                 gevent.sleep(BREATH_S)
+
+    def _seen(self, made: Iterator[NewRelicEvent]) -> Iterator[NewRelicEvent]:
+        """What the user's functions leave of the events: each before the next, which may count them, is made."""
+        for event in made:
+            run = self._runs.get(str(event["run_id"]))
+            left = self._own.seen(event)
+            if left is not None:
+                if run is not None:
+                    run.totals.volume.add(left)
+                yield left
+            elif run is not None:
+                run.totals.num_dropped += 1
 
     def _finish(self) -> None:
         """Everything that is left goes out, once, from a greenlet of its own; whoever calls waits for it.
@@ -559,10 +631,3 @@ def _unchangeable(options: dict[str, Any]) -> dict[str, Any]:
             super().__init__(options)
 
     return Unchangeable()
-
-
-def _without_credentials(url: str) -> str:
-    """The address without what may be a secret in it: user, password, parameters, query; whatever its form is."""
-    scheme, separator, rest = str(url).rpartition("://")
-    address = rest.rpartition("@")[2]
-    return f"{scheme}{separator}{re.split('[;?#]', address)[0]}"

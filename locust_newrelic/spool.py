@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from .payload import acceptable
+from .acceptable import acceptable
 
 if sys.platform != "win32":
     import fcntl

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class Outcome:
     verdict: Verdict
     reason: str = ""
     retry_after_s: float | None = None
+    num_bytes: int = field(default=0, compare=False)
+    """How long what was accepted was, compressed."""
 
 
 def outcome_of(status: int, retry_after_s: float | None = None) -> Outcome:
@@ -175,7 +177,8 @@ class Transport:
         try:
             with out_of_time:
                 response = self._client.send_batch(list(batch), timeout=timeout_s)
-                return outcome_of(response.status, retry_after_s(response.headers.get("Retry-After"), self._clock()))
+                after_s = retry_after_s(response.headers.get("Retry-After"), self._clock())
+                return replace(outcome_of(response.status, after_s), num_bytes=self._client.num_bytes)
         except gevent.Timeout as timeout:
             if timeout is not out_of_time:
                 raise
@@ -199,8 +202,15 @@ def _client_class(proxy: urllib3.util.Url | None, *, secure: bool) -> type[Event
     class Client(EventClient):  # type: ignore[misc]
         POOL_CLS = urllib3.HTTPSConnectionPool if secure else urllib3.HTTPConnectionPool
 
+        num_bytes = 0
+
         def _parse_proxy_settings(self, _: object = None) -> tuple[object, object]:
             return proxy, headers
+
+        def _create_payload(self, items: object, common: object) -> bytes:
+            payload: bytes = super()._create_payload(items, common)
+            self.num_bytes = len(payload)
+            return payload
 
     return Client
 

@@ -1,6 +1,5 @@
 """What happened in one interval, per series, bounded. No clock, no I/O, no Locust.
 
-:class:`Recorder` counts requests into the open window; :meth:`Recorder.take` hands that window over and opens the next.
 Windows of several processes are merged into one.
 """
 
@@ -11,15 +10,14 @@ import heapq
 import math
 import sys
 from array import array
-from bisect import bisect_left
 from collections import Counter
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .histogram import LARGEST_MS, Bins, Scale, merge
+from .details import Details
+from .histogram import Bins, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
 LONGEST_NAME = 4096
 """Characters of a method or a name that are kept: what New Relic stores of an attribute's value."""
@@ -34,19 +32,8 @@ NO_STATUS = 0
 LARGEST_CONTENT_LENGTH = 1 << 62
 """In bytes; what is beyond is no content length, and counts as 0."""
 
-LONGEST_PENDING, MOST_PENDING = 2_000, 50_000
-"""Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
-
 LONGEST_LOOSE = 2_000
 """Of so many requests at the most the bins are kept one by one: up to there that costs less than to count them."""
-
-FEW = 200
-"""Requests of a kind of which each is looked up by itself."""
-
-_Pending = dict["int | None", dict[str, dict[str, list[Any]]]]
-"""By status code, method and name: response time and content length of one request after the other."""
-
-_MISSING = object()
 
 
 def most_rows(max_series: int) -> int:
@@ -55,18 +42,12 @@ def most_rows(max_series: int) -> int:
 
 
 class Key(NamedTuple):
-    """The name of a series: what Locust keeps an entry of its statistics for."""
+    """The name of a series: what Locust keeps an entry of its statistics for, and the run's dimensions."""
 
     method: str
     name: str
-
-
-class Kind(NamedTuple):
-    """What requests have in common that are counted together."""
-
-    key: Key
-    status_code: int
-    failed: bool
+    values: tuple[str | None, ...] = ()
+    """Of each dimension, None for one that the requests lack; empty if they lack all."""
 
 
 OTHER = Key("", "(other)")
@@ -87,7 +68,7 @@ class Numbers:
         self.max_ms = -math.inf
         self.content_length: float = 0
         self._bins: Bins = {}
-        self.loose: array[int] = _NONE_LOOSE
+        self.loose: array[int] = NONE_LOOSE
         """The bins of some requests, one by one, that are not counted in a histogram yet; never changed in place.
 
         As long as they are few, to copy them is a fraction of the cost of counting: when they are recorded, sent by a
@@ -98,13 +79,13 @@ class Numbers:
     def bins(self) -> Bins:
         """The histogram of all response times."""
         if self.loose:
-            loose, self.loose = self.loose, _NONE_LOOSE
+            loose, self.loose = self.loose, NONE_LOOSE
             merge(self._bins, Counter(loose))
         return self._bins
 
     @bins.setter
     def bins(self, bins: Bins) -> None:
-        self._bins, self.loose = bins, _NONE_LOOSE
+        self._bins, self.loose = bins, NONE_LOOSE
 
     @property
     def counted(self) -> Bins:
@@ -164,7 +145,7 @@ class Numbers:
         return f"Numbers{self._values()}"
 
 
-_NONE_LOOSE = array("H")
+NONE_LOOSE = array("H")
 
 
 def merged(parts: Iterable[Numbers]) -> Numbers:
@@ -220,106 +201,6 @@ Row = tuple[Key, int, Numbers]
 """The requests of a series that were answered with one status code."""
 
 
-class Counts:
-    """The numbers of a window by series and status code, and the requests that wait to be counted there."""
-
-    def __init__(self, scale: Scale, max_numbers: int) -> None:
-        self.numbers: dict[tuple[Key, int], Numbers] = {}
-        self.waiting: list[tuple[Kind, list[Any]]] = []
-        self._scale = scale
-        self._max_numbers = max_numbers
-
-    def __bool__(self) -> bool:
-        return bool(self.numbers or self.waiting)
-
-    def rows(self) -> Iterator[Row | None]:
-        """Count what waits, with None for each step, then hand over row after row."""
-        while self.waiting:
-            self.count_many(*self.waiting.pop())
-            yield None
-        while self.numbers:
-            (key, status_code), numbers = self.numbers.popitem()
-            yield key, status_code, numbers
-
-    def count(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
-        """Count one request."""
-        numbers = self._place(kind)
-        numbers.num_failures += kind.failed
-        numbers.content_length += content_length
-        try:
-            self._scale.record(numbers.bins, response_time_ms)
-        except ValueError:
-            numbers.num_untimed += 1
-            return
-
-        numbers.total_ms += response_time_ms
-        numbers.min_ms = min(numbers.min_ms, response_time_ms)
-        numbers.max_ms = max(numbers.max_ms, response_time_ms)
-
-    def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
-        """Count requests of a kind: response time and content length of one after the other, whatever they are."""
-        times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
-        few = len(times) <= FEW
-        bins, loose = {}, _NONE_LOOSE
-        try:
-            total_ms, content_length = sum(times), sum(lengths)
-            if not few:
-                times.sort()
-            low_ms, high_ms = float(min(times)), float(max(times))
-            # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
-            usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
-            usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
-            total_ms = float(total_ms)
-            numbers = self._place(kind)
-            if usual and few:
-                loose = array("H", map(bisect_left, repeat(self._scale.edges), times))
-            elif usual:
-                bins = self._with_sorted(numbers.bins, times)
-        except Exception:
-            usual = False
-
-        if not usual:
-            for response_time, length in zip(times, lengths, strict=True):
-                if response_time is not _MISSING and length is not _MISSING:
-                    self.count(kind, _number(response_time), _length(length))
-            return
-
-        numbers.total_ms += total_ms
-        numbers.content_length += content_length
-        numbers.min_ms = min(numbers.min_ms, low_ms)
-        numbers.max_ms = max(numbers.max_ms, high_ms)
-        if few:
-            numbers.add_loose(loose)
-        else:
-            numbers.bins = bins
-        if kind.failed:
-            numbers.num_failures += len(times)
-
-    def _with_sorted(self, bins: Bins, times: list[float]) -> Bins:
-        """*bins*, which stay as they are, with *times* counted as well; neighbours share a lookup."""
-        edges = self._scale.edges
-        bins = dict(bins)
-        index, edge, count = 0, -math.inf, 0
-        for time in times:
-            if time > edge:
-                bins[index] = bins.get(index, 0) + count
-                index = bisect_left(edges, time, index)
-                edge, count = edges[index], 0
-            count += 1
-        bins[index] = bins.get(index, 0) + count
-        del bins[0]  # the nothing that was counted before the first
-
-        return bins
-
-    def _place(self, kind: Kind) -> Numbers:
-        """The numbers of that series and status code, or of the series alone once the window has too many."""
-        place = (kind.key, kind.status_code)
-        if place not in self.numbers and len(self.numbers) >= self._max_numbers:
-            place = (kind.key, NO_STATUS)
-
-        return self.numbers.setdefault(place, Numbers())
-
-
 class Source(Protocol):
     """Where a window gets its rows from, once they are asked for."""
 
@@ -333,12 +214,18 @@ class Source(Protocol):
 class Window:
     """All that was recorded between two hand-overs, and which names were hidden in ``OTHER`` by then."""
 
-    __slots__ = ("_max_rows", "_num_rows", "_rows", "_series", "_source", "_total", "hidden")
+    __slots__ = ("_max_rows", "_num_rows", "_rows", "_series", "_source", "_total", "details", "hidden")
 
     def __init__(
-        self, source: Source | None = None, hidden: Distinct | None = None, *, max_rows: float = math.inf
+        self,
+        source: Source | None = None,
+        hidden: Distinct | None = None,
+        details: Details | None = None,
+        *,
+        max_rows: float = math.inf,
     ) -> None:
         self.hidden = Distinct() if hidden is None else hidden
+        self.details = Details() if details is None else details
         self._source = source
         self._rows = iter(()) if source is None else source.rows()
         self._max_rows = max_rows
@@ -397,7 +284,32 @@ class Window:
                 series, status_code = self._place(own_key, their_code)
                 series.merge(status_code, numbers)
             yield
+        self.details.merge(other.details, names.admit if names is not None else lambda key: key)
         self.hidden.merge(other.hidden)
+
+    def absorb(self, other: Window, names: Names | None = None) -> Generator[None, None, int]:
+        """Add what *other* recorded, in small steps, as :meth:`merge` does; *other* is used up, which is quicker.
+
+        Returns how many requests that were.
+        """
+        num_requests = 0
+        for row in other._take_rows():
+            if row is not None:
+                key, status_code, numbers = row
+                num_requests += numbers.num_requests
+                self.add(key if names is None else names.admit(key), status_code, numbers)
+            yield
+        self.details.merge(other.details, names.admit if names is not None else lambda key: key)
+        self.hidden.merge(other.hidden)
+        return num_requests
+
+    def _take_rows(self) -> Iterator[Row | None]:
+        """All rows, which the window thereby loses."""
+        while self._series:
+            key, series = self._series.popitem()
+            for status_code, numbers in series.statuses.items():
+                yield key, status_code, numbers
+        yield from self._rows
 
     def _place(self, key: Key, status_code: int) -> tuple[Series, int]:
         """Where requests of that series and status code belong."""
@@ -418,12 +330,12 @@ class Window:
         return self._total or Numbers()
 
     def __bool__(self) -> bool:
-        return bool(self._series or self._source)
+        return bool(self._series or self._source or self.details)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Window):
             return NotImplemented
-        return (self.series, self.hidden) == (other.series, other.hidden)
+        return (self.series, self.hidden, self.details) == (other.series, other.hidden, other.details)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -456,7 +368,7 @@ class Distinct:
 
     def add(self, key: Key) -> None:
         """Note that *key* was seen."""
-        text = f"{len(key.method)} {key.method}{key.name}".encode("utf-8", "surrogatepass")
+        text = f"{len(key.method)} {key.method}{key.name}{key.values or ''}".encode("utf-8", "surrogatepass")
         self._add(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
 
     def merge(self, other: Distinct) -> None:
@@ -510,192 +422,3 @@ class Names:
 
         self.hidden.add(key)
         return OTHER
-
-
-class Recorder:
-    """Counts requests into the open window.
-
-    :attr:`on_request` is the listener for Locust's ``events.request``: it takes whatever a custom client may fire, and
-    never raises. What it costs is added to every request that Locust makes, and no design was found to be as cheap:
-
-    - The listener only finds the list of its kind of request (by outcome, status code, method and name) and appends the
-      response time and the content length to it. It is a closure over plain dicts, without a single attribute access.
-    - A list that has become long is counted as a whole, which costs the less the longer it is. The others are handed
-      over with their window, to be counted later, bit by bit.
-    - All that is unusual (the first request of its kind in a run, a value that is odd in any way) goes to
-      :meth:`record`, which is as careful as it is slow.
-    """
-
-    def __init__(self, scale: Scale, max_series: int) -> None:
-        self.names = Names(max_series)
-        """Those of the run."""
-        self._scale = scale
-        self._max_series = max_series
-        self._max_kinds = most_rows(max_series)
-        self._counts = Counts(scale, self._max_kinds)
-        self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
-        self._num_kinds = 0
-        self.on_request, self._set_longest = self._listener()
-
-    def _listener(self) -> tuple[Callable[..., None], Callable[[int], None]]:
-        """The listener, and how to tell it the length from which a list is counted."""
-        (passed, failed), count_pending, record = self._pending, self._count_pending, self.record
-        longest = 2 * LONGEST_PENDING
-
-        def on_request(
-            request_type: Any = _MISSING,
-            name: Any = _MISSING,
-            response_time: Any = _MISSING,
-            response_length: Any = _MISSING,
-            response: Any = None,
-            exception: Any = None,
-            context: Any = None,  # noqa: ARG001 (not used, but a name of its own is cheaper than a place in **_)
-            start_time: Any = None,  # noqa: ARG001
-            url: Any = None,  # noqa: ARG001
-            **_: Any,
-        ) -> None:
-            try:
-                kinds = failed if exception else passed
-                status_code = getattr(response, "status_code", None)
-                pending = kinds[status_code][request_type][name]
-            except Exception:
-                record(request_type, name, response_time, response_length, response, exception)
-                return
-
-            pending += response_time, response_length  # in one step: a Ctrl-C between two would swap all that follow
-            if len(pending) >= longest:
-                count_pending(pending, kinds is failed, status_code, request_type, name)
-
-        def set_longest(requests: int) -> None:
-            nonlocal longest
-            longest = 2 * requests
-
-        return on_request, set_longest
-
-    def record(
-        self,
-        request_type: object,
-        name: object,
-        response_time: object,
-        response_length: object,
-        response: object = None,
-        exception: object = None,
-    ) -> None:
-        """Count one request, whatever its values are.
-
-        One that lacks an argument which Locust's own statistics require is not counted, as it is not by Locust.
-        """
-        if any(value is _MISSING for value in (request_type, name, response_time, response_length)):
-            return
-
-        # All foreign code (their attributes, __str__, __bool__, __float__) runs before the place to count is looked up:
-        # should any of it switch greenlets, the window may be another one afterwards.
-        method_text, name_text = as_text(request_type), as_text(name)
-        seen = _attribute(response, "status_code")
-        status_code = _status_code(seen)
-        failed = _truth(exception)
-        response_time_ms, length = _number(response_time), _length(response_length)
-
-        key = self.names.admit(Key(method_text, name_text))
-        self._counts.count(Kind(key, status_code, failed), response_time_ms, length)
-
-        same = type(request_type) is type(name) is str and key == (request_type, name)
-        if same and (seen is None or (type(seen) is int and seen == status_code)):
-            self._expect(failed, seen, key)
-
-    def take(self) -> Window:
-        """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
-        self._hand_over_pending()
-        counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
-        return Window(counts, self.names.hidden.copy(), max_rows=self._max_kinds)
-
-    def forget_names(self) -> None:
-        """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
-        self._hand_over_pending()
-        for kinds in self._pending:
-            kinds.clear()  # in place: the listener holds these very dicts
-        self._num_kinds = 0
-        self.names = Names(self._max_series)
-
-    def _hand_over_pending(self) -> None:
-        """Leave what the listener has put aside to the open window."""
-        for failed, kinds in zip((False, True), self._pending, strict=True):
-            for status_code, methods in kinds.items():
-                for method, names in methods.items():
-                    for name, pending in names.items():
-                        if pending:
-                            names[name] = []
-                            self._counts.waiting.append((_kind(failed, status_code, method, name), pending))
-
-    def _count_pending(self, pending: list[Any], failed: bool, status_code: int | None, method: str, name: str) -> None:
-        """Count what the listener has put aside for one kind of request."""
-        requests = pending.copy()
-        pending.clear()
-        self._counts.count_many(_kind(failed, status_code, method, name), requests)
-
-    def _expect(self, failed: bool, seen: int | None, key: Key) -> None:
-        """Let the listener find requests like this one, as long as there is room."""
-        if self._num_kinds < self._max_kinds:
-            names = self._pending[failed].setdefault(seen, {}).setdefault(key.method, {})
-            self._num_kinds += key.name not in names
-            names.setdefault(key.name, [])
-            self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
-
-
-def _kind(failed: bool, status_code: int | None, method: str, name: str) -> Kind:
-    """The kind of those requests for which the listener looks up these values."""
-    return Kind(Key(method, name), _status_code(status_code), failed)
-
-
-def _attribute(thing: object, name: str) -> object:
-    """The attribute, or None if there is none or it cannot be read."""
-    try:
-        return getattr(thing, name, None)
-    except Exception:
-        return None
-
-
-def as_text(value: object) -> str:
-    """A name as text, at most ``LONGEST_NAME`` characters of it.
-
-    Of a subclass of text, as an enumeration may be, it is the text that the value equals, whatever ``str`` makes of it.
-    """
-    try:
-        text = value.decode(errors="replace") if isinstance(value, bytes) else value
-        return str.__str__(text if isinstance(text, str) else str(text))[:LONGEST_NAME]
-    except Exception:
-        return f"<{type(value).__name__}>"
-
-
-def _status_code(value: object) -> int:
-    """The status code as a plain integer, ``NO_STATUS`` if it is none."""
-    try:
-        code = int(value)  # type: ignore[call-overload]
-    except Exception:
-        return NO_STATUS
-
-    return code if 0 <= code <= LARGEST_STATUS_CODE else NO_STATUS
-
-
-def _truth(value: object) -> bool:
-    """Whether Locust takes *value* for an exception; one whose truth cannot be told fails in Locust as well."""
-    try:
-        return bool(value)
-    except Exception:
-        return False
-
-
-def _number(value: object) -> float:
-    """The value as a float, NaN if it is no number; text is none, for Locust either."""
-    try:
-        return math.nan if isinstance(value, (str, bytes)) else float(value)  # type: ignore[arg-type]
-    except Exception:
-        return math.nan
-
-
-def _length(value: object) -> float:
-    """The content length, 0 if it is no number."""
-    number = _number(value)
-    if not abs(number) < LARGEST_CONTENT_LENGTH:  # NaN is not below anything
-        return 0
-    return int(number) if number.is_integer() else number

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from locust.stats import StatsError
 
 from . import relay
 from .health import Gauge
 from .histogram import Scale
+from .recorder import Recorder
 from .relay import Part, Report, RunOptions
 from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
-from .window import Recorder
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -57,7 +58,9 @@ class Worker(Reporter):
         self._listen_first(events.test_start, safe(self._on_test_start))
         self._listen_beside_locust(events.report_to_master, safe(self._on_report_to_master), "locust.stats")
         self._listen(events.quit, safe(self._on_quit))
+        self._listen(events.user_error, safe(self._on_user_error))
         self._watch_resets(self._on_reset)
+        self._own.on_worker()
         self._shield_from_interrupts()
         safe(self._on_test_start)()  # word of a run may have come before us
 
@@ -89,6 +92,10 @@ class Worker(Reporter):
         if run is not None and (self._recording is None or self._recording.run != run):
             self._begin(run)
 
+    def _on_user_error(self, user_instance: object, exception: BaseException, tb: Any, **_: object) -> None:
+        if self._recording is not None:
+            self._note_exception(self._recording.recorder, user_instance, exception, tb)
+
     def _on_reset(self) -> None:
         """What was not reported is gone for Locust, but not for us."""
         self._end_window()
@@ -99,6 +106,7 @@ class Worker(Reporter):
         self._closing.set()
         self._wake.set()
         self._recording = None
+        self._own.hand_over(None)
         self._parts.clear()
         if self._gauge is not None:
             self._gauge.close()
@@ -112,11 +120,19 @@ class Worker(Reporter):
 
     def _begin(self, run: RunOptions) -> None:
         """Record for *run* from now on."""
-        if self._recording is not None:
-            self._unlisten(self.environment.events.request, self._recording.recorder.on_request)
-        recorder = Recorder(Scale(run.buckets_ms), run.max_series)
+        for listener in self._recording.recorder.listeners if self._recording is not None else ():
+            self._unlisten(self.environment.events.request, listener)
+        recorder = Recorder(
+            Scale(run.buckets_ms),
+            run.max_series,
+            dimensions=run.dimensions,
+            sample_rate=run.sample_rate,
+            error_text=StatsError.parse_error,
+        )
         self._recording = _Recording(run, recorder, Cadence(run.interval_s))
-        self._listen_beside_locust(self.environment.events.request, recorder.on_request)
+        for listener in recorder.listeners:
+            self._listen_beside_locust(self.environment.events.request, listener)
+        self._own.hand_over(recorder.record_event)
         if self._greenlet is None:
             self._gauge = Gauge()
             self._greenlet = gevent.spawn(self._loop)
@@ -129,7 +145,9 @@ class Worker(Reporter):
 
         run, cadence = recording.run, recording.cadence
         window, health = recording.recorder.take(), gauge.take(self._user_count())
-        self._parts.append(Part(run.run_id, cadence.start_ms, run.buckets_ms, window, health))
+        self._parts.append(
+            Part(run.run_id, cadence.start_ms, run.buckets_ms, window, health, dimensions=run.dimensions)
+        )
         cadence.restart()
         self._wake.set()
 
@@ -145,7 +163,9 @@ class Worker(Reporter):
             try:
                 if self._recording is not None and self._recording.cadence.is_over:
                     self._end_window()
-                for part in list(self._parts):  # so that there is less to do when the report is due
+                for part in list(self._parts):  # all of this so that there is less to do when the report is due
                     in_steps(part.window.collect())
+                if self._recording is not None:
+                    in_steps(self._recording.recorder.count_aside())
             except Exception as error:
                 log_unexpected(error)

@@ -56,8 +56,11 @@ class _Known:
 class Workers:
     """The workers of an environment; there are none if its runner is no master."""
 
-    def __init__(self, environment: Environment, scale: Scale, cadence: Cadence) -> None:
+    def __init__(
+        self, environment: Environment, scale: Scale, cadence: Cadence, dimensions: tuple[str, ...] = ()
+    ) -> None:
         self._environment, self._scale, self._cadence = environment, scale, cadence
+        self._dimensions = dimensions
         self._known: dict[str, _Known] = {}
 
     @property
@@ -84,11 +87,13 @@ class Workers:
         known = self._known.setdefault(client_id, _Known())
         report = self._report(client_id, fields.get(relay.KEY))
         if report is None:
-            return self._told_by_locust(client_id, fields.get("stats"), arrival_ms)
+            return self._told_by_locust(client_id, fields.get("stats"), fields.get("errors"), arrival_ms)
 
         known.clock.see(report.sent_at_ms, arrival_ms)
         shift_ms = known.clock.shift_ms(self._cadence.interval_ms)
         skew_ms = -round(known.clock.offset_ms)
+        for part in report.parts if shift_ms else ():
+            part.window.details.shift(shift_ms)
         return [
             Reported(
                 self._cadence.start_of(part.start_ms + shift_ms),
@@ -104,14 +109,14 @@ class Workers:
         if data is None:
             return None
         try:
-            return relay.unpack(data, self._scale)
+            return relay.unpack(data, self._scale, self._dimensions)
         except UnknownVersionError:
             self._warn(client_id, "has another version of locust-newrelic: Locust's own statistics of it are used")
         except MalformedError as error:
             self._warn(client_id, f"sent a report that cannot be read ({error}): Locust's own statistics are used")
         return None
 
-    def _told_by_locust(self, client_id: str, stats: object, arrival_ms: int) -> list[Reported]:
+    def _told_by_locust(self, client_id: str, stats: object, errors: object, arrival_ms: int) -> list[Reported]:
         try:
             windows = own_stats.windows_of(
                 stats,
@@ -119,6 +124,7 @@ class Workers:
                 interval_ms=self._cadence.interval_ms,
                 shift_ms=self._offset_ms(client_id, stats, arrival_ms),
                 arrival_ms=arrival_ms,
+                errors=errors,
             )
         except MalformedError as error:
             self._warn(client_id, f"sent statistics that cannot be read ({error}): they are not counted")

@@ -23,6 +23,7 @@ from locust_newrelic import __version__, cli
 from locust_newrelic import spool as spool_module
 from locust_newrelic.cli import main
 from locust_newrelic.config import SETTINGS
+from locust_newrelic.dictionary import EVENT_TYPES
 from locust_newrelic.spool import Output, Spool
 
 BUSY = Answer(503, {"Retry-After": "0"})
@@ -116,6 +117,27 @@ def test_an_unknown_argument(capsys, argument):
 
     assert end.value.code == 2
     assert argument in capsys.readouterr().err
+
+
+def test_the_data_dictionary(capsys):
+    """The page of the documentation is what the command prints; of one type it is a part of that."""
+    assert main(["events"]) == 0
+    page = capsys.readouterr().out
+    assert page == (Path(__file__).parent.parent / "docs" / "events.md").read_text()
+    for event_type in EVENT_TYPES:
+        assert main(["events", event_type.name]) == 0
+        part = capsys.readouterr().out
+        assert part in page
+        assert part.startswith(f"## `{event_type.name}`\n")
+
+
+def test_an_unknown_event_type(capsys):
+    """The types that there are, are named."""
+    with pytest.raises(SystemExit) as end:
+        main(["events", "LocustSumary"])
+
+    assert end.value.code == 2
+    assert "LocustSummary" in capsys.readouterr().err
 
 
 def test_as_a_process():

@@ -10,7 +10,7 @@ from locust.argument_parser import get_parser
 from new_relic import LICENSE_KEY
 
 from locust_newrelic import Config, ConfigError
-from locust_newrelic.config import PREFIX, SETTINGS
+from locust_newrelic.config import PREFIX, SETTINGS, ci_attributes
 
 SETTING = {setting.name: setting for setting in SETTINGS}
 
@@ -23,9 +23,12 @@ GOOD = {
     "test-name": ("checkout", "checkout"),
     "run-id": ("build-7", "build-7"),
     "attribute": ("team=web", {"team": "web"}),
+    "dimension": ("tenant", ("tenant",)),
+    "no-ci-attributes": ("true", True),
     "interval": ("2.5", 2.5),
     "buckets": ("500,100", (100, 500)),
     "max-series": ("50", 50),
+    "sample-rate": ("0.25", 0.25),
     "output": ("events.ndjson", "events.ndjson"),
     "spool-dir": ("spools", "spools"),
     "flush-timeout": ("0", 0.0),
@@ -52,6 +55,13 @@ BAD = [
     ("attribute", "=1", "letters, digits"),
     ("attribute", "run_id=1", "own events use it"),
     ("attribute", "le_100=1", "own events use it"),
+    ("attribute", "url=1", "own events use it"),
+    ("dimension", "two words", "'two words' cannot be a dimension: a name begins with a letter"),
+    ("dimension", "end", "'end' cannot be a dimension: it is a word of New Relic's query language"),
+    ("dimension", "nr.x", "New Relic reserves it"),
+    ("dimension", "method", "'method' cannot be a dimension: locust-newrelic's own events use it"),
+    ("dimension", "le_100", "own events use it"),
+    ("dimension", "ä", "letters, digits"),
     ("interval", "0.9", "must be 1 to 300 seconds, got '0.9'"),
     ("interval", "301", "must be 1 to 300 seconds"),
     ("interval", "nan", "must be 1 to 300 seconds"),
@@ -62,6 +72,10 @@ BAD = [
     ("buckets", ",".join(map(str, range(1, 22))), "must be 1 to 20 response times"),
     ("max-series", "0", "must be 1 to 100000, got '0'"),
     ("max-series", "1.5", "must be 1 to 100000"),
+    ("sample-rate", "1.1", "must be 0 to 1, got '1.1'"),
+    ("sample-rate", "-0.1", "must be 0 to 1"),
+    ("sample-rate", "nan", "must be 0 to 1"),
+    ("sample-rate", "10%", "must be 0 to 1, got '10%'"),
     ("flush-timeout", "-1", "must be 0 to 3600 seconds"),
     ("flush-timeout", "inf", "must be 0 to 3600 seconds"),
 ]
@@ -204,10 +218,10 @@ def test_an_empty_flag_is_unset(sources, source, name):
 
 def test_attributes_add_up(monkeypatch):
     """Attribute flags add to the variable's, and change those of the same name."""
-    monkeypatch.setenv("LOCUST_NEWRELIC_ATTRIBUTE", "team=web, build=7,, url=a=b ")
+    monkeypatch.setenv("LOCUST_NEWRELIC_ATTRIBUTE", "team=web, build=7,, link=a=b ")
     config = parse("--newrelic-attribute", "build=8", "--newrelic-attribute", "stage=")
 
-    assert config.attributes == {"team": "web", "build": "8", "url": "a=b", "stage": ""}
+    assert config.attributes == {"team": "web", "build": "8", "link": "a=b", "stage": ""}
 
 
 def test_attributes_of_a_config_file(tmp_path):
@@ -217,6 +231,16 @@ def test_attributes_of_a_config_file(tmp_path):
     (tmp_path / "locust.conf").unlink()
     (tmp_path / "pyproject.toml").write_text('[tool.locust]\nnewrelic-attribute = ["team=web", "build=7"]\n')
     assert parse().attributes == {"team": "web", "build": "7"}
+
+
+def test_dimensions_add_up(monkeypatch, tmp_path):
+    """Dimension flags add to the variable's, each counts once; in a config file several are a list."""
+    (tmp_path / "locust.conf").write_text("newrelic-dimension = [tenant, plan]\n")
+    assert parse().dimensions == ("tenant", "plan")
+    monkeypatch.setenv("LOCUST_NEWRELIC_DIMENSION", "tenant,, shop ")
+    config = parse("--newrelic-dimension", "plan", "--newrelic-dimension", "tenant")
+
+    assert config.dimensions == ("tenant", "shop", "plan")
 
 
 @pytest.mark.parametrize("region", ["us", "EU", "Jp", " GOV "])
@@ -278,14 +302,13 @@ def test_a_bad_value_is_a_usage_error(sources, capsys, source, name, text, reaso
     assert reason in said
 
 
-@pytest.mark.parametrize(
-    ("source", "named"), [("variable", "LOCUST_NEWRELIC_DISABLED"), ("locust.conf", "newrelic-disabled")]
-)
-def test_a_bad_switch_is_a_usage_error(sources, capsys, source, named):
-    """What is neither true nor false does not turn reporting off or on."""
-    said = usage_error(capsys, sources[source](SETTING["disabled"], "perhaps"))
+@pytest.mark.parametrize("name", ["disabled", "no-ci-attributes"])
+@pytest.mark.parametrize(("source", "prefix"), [("variable", "LOCUST_NEWRELIC_"), ("locust.conf", "newrelic-")])
+def test_a_bad_switch_is_a_usage_error(sources, capsys, name, source, prefix):
+    """What is neither true nor false does not turn anything off or on."""
+    said = usage_error(capsys, sources[source](SETTING[name], "perhaps"))
 
-    assert named in said
+    assert (prefix + (name if prefix.islower() else name.replace("-", "_").upper())) in said
     assert "true" in said
 
 
@@ -311,6 +334,16 @@ def test_attributes_that_are_no_text():
     for attributes in ({"a=b": 1}, {7: 1}, {"end": 1}, [("end", "1")], [7], 7, too_many):
         with pytest.raises(ConfigError, match="--newrelic-attribute: "):
             Config(attributes=attributes)
+
+
+def test_dimensions_in_code():
+    """In code, dimensions are a list of at most five names that New Relic takes, or text."""
+    assert Config(dimensions=["a", "b", "a"]).dimensions == Config(dimensions=" a,b ").dimensions == ("a", "b")
+    assert len(Config(dimensions="abcde").dimensions) == 1
+    assert len(Config(dimensions=list("abcde")).dimensions) == 5
+    for dimensions in (list("abcdef"), 7, [7], ["end"], {"a b": 1}):
+        with pytest.raises(ConfigError, match="--newrelic-dimension: "):
+            Config(dimensions=dimensions)
 
 
 def test_a_ca_bundle_that_is_missing():
@@ -482,6 +515,43 @@ def test_a_given_region_and_endpoint_win():
     assert Config(license_key=key, region="us", endpoint="https://relay.example").url == "https://relay.example"
 
 
+# -- CI jobs -------------------------------------------------------------------------------------------------------
+
+JOBS = {
+    "GitHub Actions": (
+        {"GITHUB_ACTIONS": "true", "GITHUB_RUN_NUMBER": "17", "GITHUB_SHA": "f00d", "GITHUB_REF_NAME": "main"},
+        {"ci": "GitHub Actions", "ci_build": "17", "ci_commit": "f00d", "ci_branch": "main"},
+    ),
+    "a pull request": (
+        {"GITHUB_ACTIONS": "true", "GITHUB_REF_NAME": "7/merge", "GITHUB_HEAD_REF": "fix"},
+        {"ci": "GitHub Actions", "ci_branch": "fix"},
+    ),
+    "no pull request": (
+        {"GITHUB_ACTIONS": "true", "GITHUB_REF_NAME": "main", "GITHUB_HEAD_REF": ""},
+        {"ci": "GitHub Actions", "ci_branch": "main"},
+    ),
+    "GitLab": (
+        {"GITLAB_CI": "true", "CI_PIPELINE_ID": "17", "CI_COMMIT_SHA": "f00d", "CI_COMMIT_REF_NAME": "main"},
+        {"ci": "GitLab", "ci_build": "17", "ci_commit": "f00d", "ci_branch": "main"},
+    ),
+    "Jenkins": (
+        {"JENKINS_URL": "http://ci", "BUILD_NUMBER": "17", "GIT_COMMIT": "f00d", "GIT_BRANCH": "origin/main"},
+        {"ci": "Jenkins", "ci_build": "17", "ci_commit": "f00d", "ci_branch": "origin/main"},
+    ),
+    "a multibranch pipeline": (
+        {"JENKINS_URL": "http://ci", "BRANCH_NAME": "main", "BUILD_NUMBER": ""},
+        {"ci": "Jenkins", "ci_branch": "main"},
+    ),
+    "no job": ({"CI": "true", "BUILD_NUMBER": "17", "GITHUB_ACTIONS": " ", "GITHUB_SHA": "f00d"}, {}),
+}
+
+
+@pytest.mark.parametrize(("environ", "attributes"), JOBS.values(), ids=JOBS)
+def test_ci_attributes(environ, attributes):
+    """What a CI system says of build, commit and branch is known; what it does not say is missing."""
+    assert ci_attributes(environ) == attributes
+
+
 # -- all together --------------------------------------------------------------------------------------------------
 
 
@@ -489,8 +559,8 @@ def test_the_defaults():
     """The defaults are those of the documentation; a parser without arguments leaves them."""
     assert Config() == Config(
         license_key=None, region=None, endpoint=None, ca_bundle=None, app_name="Locust", test_name=None, run_id=None,
-        attributes={}, interval_s=10.0, buckets_ms=(100, 250, 500, 1000, 2500, 5000, 10000), max_series=1000,
-        output=None, flush_timeout_s=10.0, disabled=False,
+        attributes={}, dimensions=(), no_ci_attributes=False, interval_s=10.0,
+        buckets_ms=(100, 250, 500, 1000, 2500, 5000, 10000), max_series=1000, sample_rate=0.0, output=None, flush_timeout_s=10.0, disabled=False,
     )  # fmt: skip
     assert parse() == Config.from_options({}, {}) == Config()
     assert {setting.field for setting in SETTINGS} == {field.name for field in dataclasses.fields(Config)}

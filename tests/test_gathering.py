@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_window import SCALE, Plain, fire, fired, make_window, told
 
-from locust_newrelic.gathering import Gathering
+from locust_newrelic.gathering import Gathering, NodesInTurn, Slot
 from locust_newrelic.health import Health
 from locust_newrelic.payload import Interval, Node
-from locust_newrelic.window import Names, Recorder, Window
+from locust_newrelic.recorder import Recorder
+from locust_newrelic.window import Names, Window
 
 MANY = 1000
 PLACES = [(start_ms, epoch) for start_ms in (10_000, 20_000) for epoch in (0, 1)]
@@ -80,18 +81,45 @@ def test_more_series_than_a_run_may_have(arrived, max_series):
     assert len({key for slot in slots.values() for key in slot.window.series}) <= max_series + 1
 
 
-@given(st.lists(fired), st.lists(fired))
-def test_arguments_stay_as_they_are(here, there):
-    """To count a part in leaves it as it was, also when further parts come."""
-    first, second = make_window(here), make_window(there)
-    gathering = Gathering(Names(MANY), MANY)
-    for window in (first, second, first):
-        add(gathering, window, PLACES[0])
+@given(st.lists(fired), st.lists(fired), st.booleans())
+def test_absorbing_is_merging(here, there, is_counted):
+    """A part that is used up leaves the same as one that is merged, and its requests are counted."""
+    merged, absorbed = make_window(here), make_window(here)
+    part = make_window(there)
+    if is_counted:
+        for _ in part.settle():
+            pass
+    for _ in merged.merge(make_window(there)):
+        pass
+    steps = absorbed.absorb(part)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
 
-    assert told(first) == told(make_window(here))
-    assert told(second) == told(make_window(there))
-    (slot,) = gathering.take_all()
-    assert slot.window == make_window([*here, *there, *here])
+    assert absorbed == merged
+    assert end.value.value == len(there)
+    assert told(absorbed) == told(make_window([*here, *there]))
+
+
+def test_nodes_in_turn():
+    """Of many workers each is told of in some windows, and with them of all between; of few, in each window."""
+    for number in (1, 20, 21, 100, 1000):
+        turns, told_of, most = NodesInTurn(), [], 0
+        for window in range(7):
+            nodes = [Node("w", "worker", index, Health(wall_s=1.0), num_requests=1) for index in range(number)]
+            slot = Slot(window * 10_000, 0, Window(), {str(index): one for index, one in enumerate(nodes)})
+            told_now = [told_one for one in nodes if (told_one := turns.take(one, slot, 10_000))]
+            most = max(most, len(told_now))
+            told_of += told_now
+        assert most <= min(number, 20)
+        assert (number > 20) or len(told_of) == 7 * number
+        left = turns.take_all()
+        assert turns.take_all() == []
+        all_of_it = [one for one, *_ in [*told_of, *left]]
+        assert sum(one.num_requests for one in all_of_it) == 7 * number
+        assert sum(one.health.wall_s for one in all_of_it) == 7 * number
+        assert {one.name for one in all_of_it} == {f"w:worker-{index}" for index in range(number)}
+        assert all(since_ms % 10_000 == 0 and 0 <= since_ms < 70_000 for _, since_ms, *_ in [*told_of, *left])
 
 
 def test_health_adds_up():
@@ -171,16 +199,6 @@ def test_what_comes_after_a_window_was_taken():
     (slot,) = gathering.take_due(0.0, 0)
 
     assert slot.interval is None
-
-
-@pytest.mark.parametrize("role", ["local", "master", "worker"])
-def test_own_windows_are_not_copied(role):
-    """Of the process that sends, a window is taken over as it is; a worker's is counted into one of ours."""
-    gathering, window = Gathering(Names(MANY), MANY), make_window([])
-    add(gathering, window, PLACES[0], node(role=role))
-    (slot,) = gathering.take_all()
-
-    assert (slot.window is window) == (role != "worker")
 
 
 @pytest.mark.parametrize("first", ["worker", "master"])

@@ -41,7 +41,9 @@ def run_python(code):
 
 def test_an_import_only_registers():
     """The import starts nothing and listens to no request; a second one registers nothing twice."""
-    assert run_python(IMPORT) == "['Config', 'ConfigError', 'Reporter', '__version__', 'attach']"
+    assert run_python(IMPORT) == (
+        "['Config', 'ConfigError', 'Reporter', '__version__', 'attach', 'before_send', 'record', 'set_attributes']"
+    )
 
 
 def test_the_first_import_of_a_program():

@@ -17,8 +17,9 @@ from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import PHASE_STOP, Interval, Node, Payload, Totals
 from locust_newrelic.plain import MalformedError, packed
+from locust_newrelic.recorder import Recorder
 from locust_newrelic.relay import NUM_OFFSETS, Part, Report, RunOptions, UnknownVersionError, WorkerClock, pack, unpack
-from locust_newrelic.window import Distinct, Key, Names, Recorder, Window
+from locust_newrelic.window import Distinct, Key, Names, Window
 
 NOW_MS = int(time.time()) * 1000
 
@@ -71,7 +72,7 @@ def test_there_and_back(recorded, sent_at_ms):
 def num_requests(window):
     """How many requests each name has, as far as UTF-8 has a form for it."""
     found = Counter()
-    for (method, name), series in window.series.items():
+    for (method, name, _), series in window.series.items():
         found[Key(method.replace("\ud800", "?"), name.replace("\ud800", "?"))] += series.total().num_requests
     return found
 
@@ -173,6 +174,7 @@ def events_of(report):
 WORDS = {
     *"report version sent_at windows window start buckets reset health hidden run names series status failures".split(),
     *"untimed length total min max sizes bins counts loose_sizes loose".split(),
+    *"dimensions values details exceptions samples bound events refused".split(),
     "columns of different length",
     "min above max",
 }

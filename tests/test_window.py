@@ -20,18 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locust_newrelic.histogram import LARGEST_MS, Scale
-from locust_newrelic.window import (
-    LONGEST_NAME,
-    LONGEST_PENDING,
-    NO_STATUS,
-    OTHER,
-    Distinct,
-    Key,
-    Names,
-    Numbers,
-    Recorder,
-    Window,
-)
+from locust_newrelic.recorder import LONGEST_PENDING, Recorder
+from locust_newrelic.window import LONGEST_NAME, NO_STATUS, OTHER, Distinct, Key, Names, Numbers, Window
 
 SCALE = Scale((100, 1000))
 ERROR = 1 / math.sqrt(Distinct.SIZE)  # one standard deviation of its estimate, relative
@@ -332,7 +322,7 @@ def test_missing_arguments(missing):
             recorder.on_request(**arguments)
         counted.append(num_requests(recorder.take()))
 
-    assert counted == [{}, {("login", "login"): 2}, {}]
+    assert counted == [{}, {Key("login", "login"): 2}, {}]
 
 
 def test_names_keep_their_place():
@@ -365,7 +355,7 @@ def test_forgotten_names():
         fire(recorder, name=name)
     window = recorder.take()
 
-    assert num_requests(window) == {("GET", "a"): 2, OTHER: 3, ("GET", "b"): 2}
+    assert num_requests(window) == {Key("GET", "a"): 2, OTHER: 3, Key("GET", "b"): 2}
     assert window.num_hidden_names == 1
 
 
@@ -388,7 +378,7 @@ def test_many_hidden_names():
     window = recorder.take()
 
     assert window.num_hidden_names == pytest.approx(50_000, rel=5 * ERROR)
-    assert num_requests(window) == {("GET", "0"): 1, OTHER: 50_000}
+    assert num_requests(window) == {Key("GET", "0"): 1, OTHER: 50_000}
 
 
 def test_the_estimate_is_not_biased():

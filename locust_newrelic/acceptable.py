@@ -1,0 +1,125 @@
+"""What New Relic takes as an attribute, and how whatever a user has becomes that. No clock, no I/O, no Locust.
+
+The limits are those of New Relic's "Data requirements and limits for custom event data", https://docs.newrelic.com
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+Value = str | int | float
+Attributes = dict[str, Value]
+
+LONGEST_VALUE = 4096
+LONGEST_NAME = 255
+MOST_ATTRIBUTES = 254
+"""Of an event."""
+
+_LARGEST_INTEGER = 2**63 - 1
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:.]*")
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_:]{1,255}")
+_RESERVED_TYPES = re.compile(r"Metric|MetricRaw|Metric[0-9].*|Public_.*|Entity|EntityRelationship")
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+NRQL_WORDS = frozenset(
+    "ago and as auto begin begintime compare day days end endtime explain facet from hour hours in is like limit minute"
+    " minutes month months not null offset or raw second seconds select since timeseries until week weeks where"
+    " with".split()
+)
+RESERVED_NAMES = frozenset(
+    ["accountId", "appId", "eventType", "timestamp", "entity.guid", "entity.name", "entity.type"]
+)
+
+
+def why_not_a_name(name: str) -> str | None:
+    """Why New Relic does not take an attribute of that name; None if it does."""
+    if not _NAME.fullmatch(name):
+        return "a name begins with a letter and has letters, digits, '_', ':' and '.' only"
+    if len(name) > LONGEST_NAME:
+        return f"a name has at most {LONGEST_NAME} characters"
+    if name.lower() in NRQL_WORDS:
+        return "it is a word of New Relic's query language"
+    if name in RESERVED_NAMES or name.startswith(("nr.", "entity.")):
+        return "New Relic reserves it"
+    return None
+
+
+def is_event_type(value: object) -> TypeGuard[str]:
+    """Whether New Relic takes events of that type."""
+    return isinstance(value, str) and bool(_EVENT_TYPE.fullmatch(value)) and not _RESERVED_TYPES.fullmatch(value)
+
+
+def acceptable(attributes: Mapping[str, object]) -> Attributes:
+    """The attributes with values as New Relic takes them: text and finite numbers within its limits.
+
+    None, NaN and infinity are left out, booleans become ``"true"`` and ``"false"``, integers stay within 64 bit, text
+    is cut after 4,096 bytes of UTF-8, dictionaries and lists become JSON, and anything else becomes text.
+    """
+    accepted: Attributes = {}
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            accepted[name] = _acceptable_text(value)
+        elif isinstance(value, bool):
+            accepted[name] = "true" if value else "false"
+        elif isinstance(value, int):
+            accepted[name] = max(-_LARGEST_INTEGER, min(int(value), _LARGEST_INTEGER))
+        elif isinstance(value, float):
+            if math.isfinite(value):
+                accepted[name] = float(value)
+        elif value is not None:
+            accepted[name] = _acceptable_text(_text(value))
+
+    return accepted
+
+
+def with_acceptable_names(attributes: Mapping[Any, object], prefix: str = "") -> dict[str, object]:
+    """The attributes under names that New Relic takes, *prefix* in front of each.
+
+    What a name may not have becomes ``_``; one that New Relic reserves gets a ``_`` behind it. Where two become the
+    same, the later one counts.
+    """
+    return {_acceptable_name(f"{prefix}{_text(name)}"): value for name, value in attributes.items()}
+
+
+def without_credentials(text: str) -> str:
+    """The text with no user and password in any address in it."""
+    return _CREDENTIALS.sub("", text) if "@" in text else text
+
+
+def address_only(url: str) -> str:
+    """The address without what may be a secret in it: user, password, parameters, query; whatever its form is."""
+    scheme, separator, rest = url.rpartition("://")
+    address = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{re.split('[;?#]', address)[0]}"
+
+
+def _acceptable_name(name: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_:.]", "_", name[: LONGEST_NAME - 2])
+    if not name[:1].isalpha():
+        name = f"a{name}" if name.startswith("_") else f"a_{name}"
+    if name.startswith(("nr.", "entity.")):
+        name = name.replace(".", "_", 1)
+    return name if why_not_a_name(name) is None else f"{name}_"
+
+
+def _text(value: object) -> str:
+    """Any value as text; a dictionary or list as JSON."""
+    try:
+        if isinstance(value, bytes):
+            return value.decode(errors="replace")
+        if isinstance(value, (Mapping, list, tuple)):
+            return json.dumps(value, default=_text, ensure_ascii=False)
+        return str(value)
+    except Exception:  # foreign code may do anything
+        return f"<{type(value).__name__}>"
+
+
+def _acceptable_text(text: str) -> str:
+    if text.isascii():
+        return str.__str__(text)[:LONGEST_VALUE]
+    return text.encode("utf-8", "replace")[:LONGEST_VALUE].decode("utf-8", "ignore")

@@ -1,0 +1,269 @@
+"""What a window tells besides numbers: failures by error, user exceptions, sampled requests, events of the user's own.
+
+All of it is bounded, and what several processes have can be merged. No clock, no I/O, no Locust.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .acceptable import Attributes
+    from .window import Key
+
+MOST_FAILURES, MOST_EXCEPTIONS = 200, 50
+"""Different ones in a window; what comes later counts as one of other errors."""
+
+MOST_SAMPLES = 1_000
+"""Sampled requests in a window."""
+
+MOST_RECORDED = 1_000
+"""Events of the user's own that a process takes in a window, and that a window has of all processes: ten times that."""
+
+OTHER_TEXT = "(other)"
+
+
+class Error(NamedTuple):
+    """What failed a request: the class of the exception (empty for a mere text), and its text as Locust groups it."""
+
+    error_type: str
+    error: str
+
+
+class Failure(NamedTuple):
+    """What failed requests have in common that are counted together."""
+
+    key: Key
+    error_type: str
+    error: str
+
+    @property
+    def other(self) -> Failure:
+        """Where it is counted when there are too many: the endpoint stays."""
+        return Failure(self.key, OTHER_TEXT, OTHER_TEXT)
+
+
+class UserException(NamedTuple):
+    """What exceptions in users' tasks have in common that are counted together."""
+
+    user_class: str
+    error_type: str
+    error: str
+    traceback: str
+
+    @property
+    def other(self) -> UserException:
+        """Where it is counted when there are too many."""
+        return UserException("", OTHER_TEXT, OTHER_TEXT, "")
+
+
+class _Countable(Protocol):
+    def __hash__(self) -> int: ...
+
+    @property
+    def other(self) -> Self: ...
+
+
+_C = TypeVar("_C", bound=_Countable)
+
+
+class Tally(dict[_C, int], Generic[_C]):
+    """How often things happened that are the same; the first *most* different ones by themselves."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def add(self, what: _C, number: int = 1) -> None:
+        """Count it, that many times."""
+        if what in self:
+            self[what] += number
+        elif len(self) < self._most:
+            self[what] = number
+        else:
+            self[what.other] = self.get(what.other, 0) + number
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request."""
+
+    lot: float
+    """The random number, from 0 to 1, by which it was drawn."""
+    key: Key
+    timestamp_ms: int | None
+    """When it was made, by the clock of its process; None if that is not known."""
+    response_time_ms: float | None
+    content_length: float
+    status_code: int
+    url: str | None
+    error: Error | None
+    context: Attributes
+
+
+class Samples:
+    """A uniform sample of requests: those with the smallest lots, at most ``MOST_SAMPLES``.
+
+    Samples of several processes are merged in the same way. The share of all requests that a sample stands for is the
+    rate at which lots were drawn or, when there were too many, the smallest lot that had no room ("bottom-k sketches":
+    Cohen, Kaplan: "Summarizing Data using Bottom-k Sketches", PODC 2007).
+    """
+
+    def __init__(self, most: int = MOST_SAMPLES) -> None:
+        self._most = most
+        self._kept: list[tuple[float, int, Sample]] = []  # a heap, the largest lot first; the number decides draws
+        self._numbers = count()
+        self.bound = 1.0
+        """Lots from here on have no room."""
+
+    def wants(self, lot: float) -> bool:
+        """Whether a request with that lot belongs to the sample; if not, it is known from now on that there was one."""
+        if len(self._kept) < self._most:
+            return lot < self.bound
+        if lot < -self._kept[0][0]:
+            return True
+        self.bound = min(self.bound, lot)
+        return False
+
+    def add(self, sample: Sample) -> None:
+        """Take the request in, if its lot is small enough."""
+        if not self.wants(sample.lot):
+            return
+        item = (-sample.lot, next(self._numbers), sample)
+        if len(self._kept) < self._most:
+            heapq.heappush(self._kept, item)
+        else:
+            lot, _, _ = heapq.heapreplace(self._kept, item)
+            self.bound = min(self.bound, -lot)
+
+    def merge(self, other: Samples, rename: Callable[[Key], Key]) -> None:
+        """Add what *other* has, which stays as it is."""
+        self.lower(other.bound)
+        for sample in other:
+            self.add(replace(sample, key=rename(sample.key)))
+
+    def lower(self, bound: float) -> None:
+        """Lots from *bound* on have no room, as they had none elsewhere."""
+        self.bound = min(self.bound, bound)
+        if any(sample.lot >= self.bound for sample in self):
+            kept = [item for item in self._kept if -item[0] < self.bound]
+            heapq.heapify(kept)
+            self._kept = kept
+
+    def shift(self, shift_ms: int) -> None:
+        """Move the requests by so many ms."""
+        self._kept = [
+            (order, number, replace(sample, timestamp_ms=sample.timestamp_ms + shift_ms))
+            if sample.timestamp_ms is not None
+            else (order, number, sample)
+            for order, number, sample in self._kept
+        ]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (sample for _, _, sample in self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Samples):
+            return NotImplemented
+        return (self.bound, sorted(map(repr, self))) == (other.bound, sorted(map(repr, other)))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An event of the user's own."""
+
+    event_type: str
+    timestamp_ms: int
+    """By the clock of its process."""
+    attributes: Attributes
+
+
+class Records:
+    """Events of the user's own, the first *most* of them."""
+
+    def __init__(self, events: Iterable[Recorded] = (), most: int = MOST_RECORDED) -> None:
+        self._most = most
+        self.events = list(events)
+        self.num_refused = 0
+        """How many there was no room for."""
+
+    def add(self, event: Recorded) -> None:
+        """Take it in, if there is room."""
+        if len(self.events) < self._most:
+            self.events.append(event)
+        else:
+            self.num_refused += 1
+
+    def merge(self, other: Records) -> None:
+        """Add what *other* has, which stays as it is."""
+        self.num_refused += other.num_refused
+        for event in other.events:
+            self.add(event)
+
+    def shift(self, shift_ms: int) -> None:
+        """Move the events by so many ms."""
+        self.events = [replace(event, timestamp_ms=event.timestamp_ms + shift_ms) for event in self.events]
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.num_refused)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Records):
+            return NotImplemented
+        return (self.events, self.num_refused) == (other.events, other.num_refused)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Details:
+    """All of this, of one window."""
+
+    __slots__ = ("exceptions", "failures", "records", "samples")
+
+    def __init__(self, most_recorded: int = MOST_RECORDED) -> None:
+        self.failures: Tally[Failure] = Tally(MOST_FAILURES)
+        self.exceptions: Tally[UserException] = Tally(MOST_EXCEPTIONS)
+        self.samples = Samples()
+        self.records = Records(most=most_recorded)
+
+    def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> None:
+        """Add what *other* has, which stays as it is; *rename* says under which key requests are counted here."""
+        for failure, number in other.failures.items():
+            key = rename(failure.key)
+            self.failures.add(failure if key is failure.key else failure._replace(key=key), number)
+        for exception, number in other.exceptions.items():
+            self.exceptions.add(exception, number)
+        self.samples.merge(other.samples, rename)
+        self.records.merge(other.records)
+
+    def shift(self, shift_ms: int) -> None:
+        """Move what happened at some moment by so many ms."""
+        self.samples.shift(shift_ms)
+        self.records.shift(shift_ms)
+
+    def __bool__(self) -> bool:
+        return bool(self.failures or self.exceptions or self.samples or self.records)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Details):
+            return NotImplemented
+        return (self.failures, self.exceptions, self.samples, self.records) == (
+            other.failures,
+            other.exceptions,
+            other.samples,
+            other.records,
+        )
+
+    __hash__ = None  # type: ignore[assignment]

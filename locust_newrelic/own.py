@@ -1,0 +1,180 @@
+"""What the user's own code adds to what is reported: attributes, events, functions that see each event last.
+
+It is kept with an environment's events, since a locustfile may use it before there is a reporter.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from .acceptable import MOST_ATTRIBUTES, acceptable, is_event_type, with_acceptable_names
+from .config import ConfigError
+from .details import Recorded, Records
+from .dictionary import EVENT_TYPES
+from .payload import MOST_USER_ATTRIBUTES, why_not_an_attribute
+
+if TYPE_CHECKING:
+    from locust.event import Events
+
+    from .acceptable import Attributes
+    from .payload import NewRelicEvent
+
+logger = logging.getLogger(__name__)
+
+MOST_RECORDED_ATTRIBUTES = 128
+"""Of an event of the user's own; New Relic takes 254 with all others."""
+
+LONGEST_CALL_S = 2.0
+"""How long a function may take to see an event."""
+
+_ATTRIBUTE = "locust_newrelic_own"
+
+BeforeSend = Callable[[dict[str, Any]], "Mapping[str, Any] | None"]
+
+
+class Own:
+    """What the user's code has added, of one environment."""
+
+    def __init__(self) -> None:
+        self.attributes: Attributes = {}
+        self._functions: list[BeforeSend] = []
+        self._said: set[str] = set()
+        self._waiting = Records()
+        """Events that were recorded while nobody took them."""
+        self._process_id = os.getpid()
+        self.take: Callable[[Recorded], None] | None = None
+        """What takes events now, if anything does."""
+        self.is_on_worker = False
+
+    def record(self, event_type: str, attributes: Mapping[str, object] | None = None) -> None:
+        """See :func:`locust_newrelic.record`."""
+        if not is_event_type(event_type) or any(event_type == own.name for own in EVENT_TYPES):
+            msg = f"{event_type!r} cannot be the type of an event of yours: it has letters, digits, '_' and ':' only"
+            msg += ", and is none of New Relic's or of this package"
+            raise ValueError(msg)
+        if not isinstance(attributes, (Mapping, type(None))):
+            msg = f"attributes must be a mapping, not {type(attributes).__name__}"
+            raise TypeError(msg)
+
+        given = dict(islice((attributes or {}).items(), MOST_RECORDED_ATTRIBUTES))
+        time_ms = given.pop("timestamp", None)
+        if type(time_ms) is not int or time_ms < 0:
+            time_ms = int(time.time() * 1000)
+        event = Recorded(event_type, time_ms, acceptable(with_acceptable_names(given)))
+        if self.take is not None:
+            self.take(event)
+        else:
+            self._wait_for_taker().add(event)
+
+    def hand_over(self, take: Callable[[Recorded], None] | None) -> None:
+        """Have events taken by *take* from now on, those that wait first."""
+        self.take = take
+        if take is not None:
+            waiting, self._waiting = self._wait_for_taker(), Records()
+            for event in waiting.events:
+                take(event)
+
+    def _wait_for_taker(self) -> Records:
+        """The events that wait. Those that did when this process was forked are its parent's: it sends them once."""
+        if os.getpid() != self._process_id:
+            self._waiting, self._process_id = Records(), os.getpid()
+        return self._waiting
+
+    def set_attributes(self, attributes: Mapping[str, object]) -> None:
+        """See :func:`locust_newrelic.set_attributes`."""
+        for name in attributes:
+            reason = why_not_an_attribute(name)
+            if reason:
+                msg = f"{name!r} cannot be an attribute: {reason}"
+                raise ConfigError(msg)
+        kept = {name: value for name, value in self.attributes.items() if name not in attributes}
+        kept |= acceptable(attributes)
+        if len(kept) > MOST_USER_ATTRIBUTES:
+            msg = f"at most {MOST_USER_ATTRIBUTES} attributes can be set, these would be {len(kept)}"
+            raise ConfigError(msg)
+        self._say_on_worker("set_attributes")
+        self.attributes.clear()  # in place: runs hold this very dictionary
+        self.attributes.update(kept)
+
+    def before_send(self, function: BeforeSend) -> BeforeSend:
+        """See :func:`locust_newrelic.before_send`."""
+        if not callable(function):
+            msg = f"before_send needs a function, not {type(function).__name__}"
+            raise TypeError(msg)
+        self._say_on_worker("before_send")
+        self._functions.append(function)
+        return function
+
+    def on_worker(self) -> None:
+        """Note that nothing is sent from here."""
+        self.is_on_worker = True
+        if self.attributes:
+            self._say_on_worker("set_attributes")
+        if self._functions:
+            self._say_on_worker("before_send")
+
+    def _say_on_worker(self, what: str) -> None:
+        if self.is_on_worker:
+            self._say(logging.INFO, f"{what} has no effect on a worker: the master sends")
+
+    def seen(self, event: NewRelicEvent) -> NewRelicEvent | None:
+        """What the functions make of an event; None if one of them drops it. One that fails changes nothing."""
+        for function in self._functions.copy():
+            left = self._seen_by(function, event)
+            if left is None:
+                return None
+            event = left
+        return event
+
+    def _seen_by(self, function: BeforeSend, event: NewRelicEvent) -> NewRelicEvent | None:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        out_of_time = gevent.Timeout(LONGEST_CALL_S)
+        try:
+            with out_of_time:
+                result = function(dict(event))
+                return None if result is None else _changed(event, result)
+        except gevent.Timeout as timeout:
+            if timeout is not out_of_time:
+                raise
+            self._functions.remove(function)  # else it would hold up all that follows, and Locust's exit
+            self._say(
+                logging.ERROR, f"before_send: {name} took more than {LONGEST_CALL_S:g} s; it is not called any more"
+            )
+        except Exception as error:  # of which the text may hold a secret
+            kind = type(error).__name__
+            self._say(logging.WARNING, f"before_send: {name} failed with {kind}; the event goes out as it was")
+        return event
+
+    def _say(self, level: int, message: str) -> None:
+        """Log it, once."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.log(level, "New Relic: %s", message)
+
+
+def own_of(events: Events) -> Own:
+    """What the user's code adds in the environment with these events."""
+    own = getattr(events, _ATTRIBUTE, None)
+    if own is None:
+        own = Own()
+        setattr(events, _ATTRIBUTE, own)
+    return own
+
+
+def _changed(event: NewRelicEvent, result: Mapping[str, Any]) -> NewRelicEvent:
+    """*result* as New Relic takes it, with type and moment of *event* where its own are not acceptable."""
+    attributes = {name: value for name, value in result.items() if name not in ("eventType", "timestamp")}
+    event_type, time_ms = result.get("eventType"), result.get("timestamp")
+    changed: NewRelicEvent = {
+        "eventType": event_type if is_event_type(event_type) else event["eventType"],
+        "timestamp": time_ms if type(time_ms) is int and time_ms > 0 else event["timestamp"],
+    }
+    changed |= acceptable(with_acceptable_names(attributes))
+    return dict(islice(changed.items(), MOST_ATTRIBUTES))

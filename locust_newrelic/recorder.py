@@ -1,0 +1,565 @@
+"""Requests into the open window: what it takes from Locust's hooks, and what that costs. No clock, no I/O, no Locust.
+
+:class:`Recorder` counts requests into the open window; :meth:`Recorder.take` hands that window over and opens the next.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import traceback
+from array import array
+from bisect import bisect_left
+from itertools import islice, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .acceptable import LONGEST_VALUE, acceptable, address_only, with_acceptable_names, without_credentials
+from .details import MOST_FAILURES, Details, Error, Failure, Recorded, Sample, UserException
+from .histogram import LARGEST_MS, Scale
+from .window import (
+    LARGEST_CONTENT_LENGTH,
+    LARGEST_STATUS_CODE,
+    LONGEST_NAME,
+    NO_STATUS,
+    NONE_LOOSE,
+    Key,
+    Names,
+    Numbers,
+    Window,
+    most_rows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from .acceptable import Attributes
+    from .histogram import Bins
+    from .window import Row
+
+LONGEST_PENDING, MOST_PENDING = 2_000, 50_000
+"""Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
+
+FEW = 200
+"""Requests of a kind of which each is looked up by itself."""
+
+MOST_OF_CONTEXT = 50
+"""Keys of a sampled request's context that are kept."""
+
+MANY_PENDING = 1_000
+"""Requests of all kinds that are worth counting before their window ends."""
+
+_Pending = dict["int | None", dict[str, dict[Any, list[Any]]]]
+"""By status code, method and name (or name and dimensions): response time and content length, one after the other."""
+
+_CUT = "...\n"
+
+_MISSING = object()
+
+
+class Kind(NamedTuple):
+    """What requests have in common that are counted together."""
+
+    key: Key
+    status_code: int
+    failed: bool
+
+
+class Counts:
+    """The numbers of a window by series and status code, and the requests that wait to be counted there."""
+
+    def __init__(self, scale: Scale, max_numbers: int) -> None:
+        self.numbers: dict[tuple[Key, int], Numbers] = {}
+        self.waiting: list[tuple[Kind, list[Any]]] = []
+        self._scale = scale
+        self._max_numbers = max_numbers
+
+    def __bool__(self) -> bool:
+        return bool(self.numbers or self.waiting)
+
+    def rows(self) -> Iterator[Row | None]:
+        """Count what waits, with None for each step, then hand over row after row."""
+        while self.waiting:
+            self.count_many(*self.waiting.pop())
+            yield None
+        while self.numbers:
+            (key, status_code), numbers = self.numbers.popitem()
+            yield key, status_code, numbers
+
+    def count(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
+        """Count one request."""
+        numbers = self._place(kind)
+        numbers.num_failures += kind.failed
+        numbers.content_length += content_length
+        try:
+            self._scale.record(numbers.bins, response_time_ms)
+        except ValueError:
+            numbers.num_untimed += 1
+            return
+
+        numbers.total_ms += response_time_ms
+        numbers.min_ms = min(numbers.min_ms, response_time_ms)
+        numbers.max_ms = max(numbers.max_ms, response_time_ms)
+
+    def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
+        """Count requests of a kind: response time and content length of one after the other, whatever they are."""
+        times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
+        few = len(times) <= FEW
+        bins, loose = {}, NONE_LOOSE
+        try:
+            total_ms, content_length = sum(times), sum(lengths)
+            if not few:
+                times.sort()
+            low_ms, high_ms = float(min(times)), float(max(times))
+            # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
+            usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
+            usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
+            total_ms = float(total_ms)
+            numbers = self._place(kind)
+            if usual and few:
+                loose = array("H", map(bisect_left, repeat(self._scale.edges), times))
+            elif usual:
+                bins = self._with_sorted(numbers.bins, times)
+        except Exception:
+            usual = False
+
+        if not usual:
+            for response_time, length in zip(times, lengths, strict=True):
+                if response_time is not _MISSING and length is not _MISSING:
+                    self.count(kind, _number(response_time), _length(length))
+            return
+
+        numbers.total_ms += total_ms
+        numbers.content_length += content_length
+        numbers.min_ms = min(numbers.min_ms, low_ms)
+        numbers.max_ms = max(numbers.max_ms, high_ms)
+        if few:
+            numbers.add_loose(loose)
+        else:
+            numbers.bins = bins
+        if kind.failed:
+            numbers.num_failures += len(times)
+
+    def _with_sorted(self, bins: Bins, times: list[float]) -> Bins:
+        """*bins*, which stay as they are, with *times* counted as well; neighbours share a lookup."""
+        edges = self._scale.edges
+        bins = dict(bins)
+        index, edge, count = 0, -math.inf, 0
+        for time in times:
+            if time > edge:
+                bins[index] = bins.get(index, 0) + count
+                index = bisect_left(edges, time, index)
+                edge, count = edges[index], 0
+            count += 1
+        bins[index] = bins.get(index, 0) + count
+        del bins[0]  # the nothing that was counted before the first
+
+        return bins
+
+    def _place(self, kind: Kind) -> Numbers:
+        """The numbers of that series and status code, or of the series alone once the window has too many."""
+        place = (kind.key, kind.status_code)
+        if place not in self.numbers and len(self.numbers) >= self._max_numbers:
+            place = (kind.key, NO_STATUS)
+
+        return self.numbers.setdefault(place, Numbers())
+
+
+class Recorder:
+    """Counts requests into the open window.
+
+    :attr:`on_request` is the listener for Locust's ``events.request``: it takes whatever a custom client may fire, and
+    never raises. What it costs is added to every request that Locust makes, and no design was found to be as cheap:
+
+    - The listener only finds the list of its kind of request (by outcome, status code, method and name) and appends the
+      response time and the content length to it. It is a closure over plain dicts, without a single attribute access.
+    - A list that has become long is counted as a whole, which costs the less the longer it is. The others are handed
+      over with their window, to be counted later, bit by bit.
+    - All that is unusual (the first request of its kind in a run, a value that is odd in any way) goes to
+      :meth:`record`, which is as careful as it is slow.
+    - What not everybody wants has a listener of its own: :attr:`on_request` is another one with *dimensions*, and
+      :attr:`on_sample`, None unless there is a *sample_rate*, draws requests.
+
+    *dimensions* are keys of a request's ``context`` by which requests are counted as well; *error_text* says what
+    failures have to share to be counted together.
+    """
+
+    def __init__(
+        self,
+        scale: Scale,
+        max_series: int,
+        *,
+        dimensions: Sequence[str] = (),
+        sample_rate: float = 0.0,
+        error_text: Callable[[Any], str] = repr,
+    ) -> None:
+        self.names = Names(max_series)
+        """Those of the run."""
+        self._scale = scale
+        self._max_series = max_series
+        self._max_kinds = most_rows(max_series)
+        self._dimensions = tuple(dimensions)
+        self._error_text = error_text
+        self._counts = Counts(scale, self._max_kinds)
+        self._details = Details()
+        self._errors: dict[tuple[Any, ...], int] = {}
+        """How often the listener has seen each method, place, class of exception and error since the last window."""
+        self._known_failures: dict[tuple[Any, ...], Failure] = {}
+        """What some of these are to the window: most errors come again."""
+        self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
+        self._num_kinds = 0
+        on_request, self._set_longest = self._listener()
+        self.on_request = self._dimensional_listener() if dimensions else on_request
+        self.on_sample = self._sampler(sample_rate) if sample_rate > 0 else None
+
+    @property
+    def listeners(self) -> list[Callable[..., None]]:
+        """What is to be called for each request."""
+        return [self.on_request] if self.on_sample is None else [self.on_request, self.on_sample]
+
+    def _listener(self) -> tuple[Callable[..., None], Callable[[int], None]]:
+        """The listener, and how to tell it the length from which a list is counted."""
+        passed, failure, count_pending, record = self._pending[False], self._failure, self._count_pending, self.record
+        longest = self._longest = 2 * LONGEST_PENDING
+
+        def on_request(
+            request_type: Any = _MISSING,
+            name: Any = _MISSING,
+            response_time: Any = _MISSING,
+            response_length: Any = _MISSING,
+            response: Any = None,
+            exception: Any = None,
+            context: Any = None,  # noqa: ARG001 (not used, but a name of its own is cheaper than a place in **_)
+            start_time: Any = None,  # noqa: ARG001
+            url: Any = None,  # noqa: ARG001
+            **_: Any,
+        ) -> None:
+            try:
+                status_code = getattr(response, "status_code", None)
+                if exception:
+                    pending = failure(status_code, request_type, name, exception)
+                else:
+                    pending = passed[status_code][request_type][name]
+            except Exception:
+                record(request_type, name, response_time, response_length, response, exception)
+                return
+
+            pending += response_time, response_length  # in one step: a Ctrl-C between two would swap all that follow
+            if len(pending) >= longest:
+                count_pending(pending, False, status_code, request_type, name)
+
+        def set_longest(requests: int) -> None:
+            nonlocal longest
+            longest = self._longest = 2 * max(requests, 2)
+
+        return on_request, set_longest
+
+    def _dimensional_listener(self) -> Callable[..., None]:
+        """The listener for requests that are counted by values of their context as well; it need not be as quick."""
+        passed, failure, count_pending, record = self._pending[False], self._failure, self._count_pending, self.record
+        values_of = self._values_of
+
+        def on_request(
+            request_type: Any = _MISSING,
+            name: Any = _MISSING,
+            response_time: Any = _MISSING,
+            response_length: Any = _MISSING,
+            response: Any = None,
+            exception: Any = None,
+            context: Any = None,
+            **_: Any,
+        ) -> None:
+            try:
+                status_code = getattr(response, "status_code", None)
+                values = values_of(context)
+                place = (name, values) if values else name
+                if exception:
+                    pending = failure(status_code, request_type, place, exception)
+                else:
+                    pending = passed[status_code][request_type][place]
+            except Exception:
+                record(request_type, name, response_time, response_length, response, exception, context)
+                return
+
+            pending += response_time, response_length
+            if len(pending) >= self._longest:
+                count_pending(pending, False, status_code, request_type, place)
+
+        return on_request
+
+    def _failure(self, status_code: Any, request_type: Any, place: Any, exception: Any) -> list[Any]:
+        """Where a failed request is to be put aside, after its error is noted; never as long as a list is counted at.
+
+        Raises what the lookup or foreign code raises; nothing is noted then.
+        """
+        error = (request_type, place, type(exception), self._error_text(exception))
+        pending = self._pending[True][status_code][request_type][place]
+        errors = self._errors
+        if error in errors:
+            errors[error] += 1
+        elif len(errors) < MOST_FAILURES:
+            errors[error] = 1
+        else:
+            raise OverflowError  # the careful way counts it with others
+        if len(pending) + 2 >= self._longest:
+            self._count_pending(pending, True, status_code, request_type, place)
+        return pending
+
+    def _sampler(self, sample_rate: float) -> Callable[..., None]:
+        """The listener that draws requests for the sample."""
+        draw_lot = random.Random().random  # noqa: S311  (of its own: forked processes share the global one)
+        take_sample = self._take_sample
+
+        def on_sample(
+            request_type: Any = _MISSING,
+            name: Any = _MISSING,
+            response_time: Any = _MISSING,
+            response_length: Any = _MISSING,
+            **more: Any,
+        ) -> None:
+            lot = draw_lot()
+            if lot < sample_rate and self._details.samples.wants(lot):
+                take_sample(lot, request_type, name, response_time, response_length, more)
+
+        return on_sample
+
+    def record(
+        self,
+        request_type: object,
+        name: object,
+        response_time: object,
+        response_length: object,
+        response: object = None,
+        exception: object = None,
+        context: object = None,
+    ) -> None:
+        """Count one request, whatever its values are.
+
+        One that lacks an argument which Locust's own statistics require is not counted, as it is not by Locust.
+        """
+        if any(value is _MISSING for value in (request_type, name, response_time, response_length)):
+            return
+
+        # All foreign code (their attributes, __str__, __bool__, __float__) runs before the place to count is looked up:
+        # should any of it switch greenlets, the window may be another one afterwards.
+        plain_key = Key(as_text(request_type), as_text(name), self._values_of(context))
+        seen = _attribute(response, "status_code")
+        status_code = _status_code(seen)
+        failed = _truth(exception)
+        error = self._error_of(exception) if failed else None
+        response_time_ms, length = _number(response_time), _length(response_length)
+
+        key = self.names.admit(plain_key)
+        self._counts.count(Kind(key, status_code, failed), response_time_ms, length)
+        if error is not None:
+            self._details.failures.add(Failure(key, *error))
+
+        same = type(request_type) is type(name) is str and key[:2] == (request_type, name)
+        if same and (seen is None or (type(seen) is int and seen == status_code)):
+            self._expect(failed, seen, key)
+
+    def record_exception(self, user_class: str, exception: BaseException, trace: TracebackType | None) -> None:
+        """Count an exception in a user's task."""
+        frames = as_text("".join(traceback.format_tb(trace)), longest=None)
+        error = without_credentials(as_text(exception))
+        kind = UserException(user_class, type(exception).__name__, error, _deepest(frames))
+        self._details.exceptions.add(kind)
+
+    def record_event(self, event: Recorded) -> None:
+        """Take an event of the user's own."""
+        self._details.records.add(event)
+
+    def take(self) -> Window:
+        """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
+        self._hand_over_pending()
+        counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
+        details, self._details = self._details, Details()
+        for error, number in self._errors.items():
+            details.failures.add(self._known_failures.get(error) or self._know(error), number)
+        self._errors.clear()
+        return Window(counts, self.names.hidden.copy(), details, max_rows=self._max_kinds)
+
+    def count_aside(self) -> Iterator[None]:
+        """Count what the listener has put aside, in small steps, if that is much: so there is less to do at a time.
+
+        The window may be taken meanwhile.
+        """
+        num_pending = sum(
+            len(pending)
+            for kinds in self._pending
+            for methods in kinds.values()
+            for names in methods.values()
+            for pending in names.values()
+        )
+        if num_pending < 2 * MANY_PENDING:
+            return
+        counts = self._counts
+        self._hand_over_pending()
+        while counts.waiting:
+            counts.count_many(*counts.waiting.pop())
+            yield
+
+    def forget_names(self) -> None:
+        """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
+        self._hand_over_pending()
+        for kinds in self._pending:
+            kinds.clear()  # in place: the listener holds these very dicts
+        self._num_kinds = 0
+        self.names = Names(self._max_series)
+
+    def _hand_over_pending(self) -> None:
+        """Leave what the listener has put aside to the open window."""
+        for failed, kinds in zip((False, True), self._pending, strict=True):
+            for status_code, methods in kinds.items():
+                for method, names in methods.items():
+                    for name, pending in names.items():
+                        if pending:
+                            names[name] = []
+                            kind = Kind(_key(method, name), _status_code(status_code), failed)
+                            self._counts.waiting.append((kind, pending))
+
+    def _count_pending(self, pending: list[Any], failed: bool, status_code: Any, method: Any, place: Any) -> None:
+        """Count what the listener has put aside for one kind of request."""
+        requests = pending.copy()
+        pending.clear()
+        kind = Kind(_key(method, place), _status_code(status_code), failed)
+        self._counts.count_many(kind, requests)
+
+    def _expect(self, failed: bool, seen: int | None, key: Key) -> None:
+        """Let the listener find requests like this one, as long as there is room."""
+        if self._num_kinds < self._max_kinds:
+            names = self._pending[failed].setdefault(seen, {}).setdefault(key.method, {})
+            place = (key.name, key.values) if key.values else key.name
+            self._num_kinds += place not in names
+            names.setdefault(place, [])
+            self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
+
+    def _know(self, error: tuple[Any, ...]) -> Failure:
+        method, place, kind, text = error
+        if len(self._known_failures) >= MOST_FAILURES:
+            self._known_failures.clear()
+        failure = self._known_failures[error] = Failure(_key(method, place), *_error(kind, text))
+        return failure
+
+    def _values_of(self, context: Any) -> tuple[str | None, ...]:
+        """The request's values of the dimensions; nothing if it has none."""
+        if not self._dimensions or not context:
+            return ()
+        try:
+            found = [context.get(dimension) for dimension in self._dimensions]
+        except Exception:
+            return ()
+        values = tuple([None if value is None or value == "" else as_text(value) for value in found])
+        return values if any(values) else ()
+
+    def _error_of(self, exception: Any) -> Error:
+        """What failed a request."""
+        try:
+            text = self._error_text(exception)
+        except Exception:
+            text = ""
+        return _error(type(exception), text)
+
+    def _take_sample(
+        self, lot: float, request_type: object, name: object, response_time: object, length: object, more: Any
+    ) -> None:
+        """Note all of a request that was drawn, whatever its values are."""
+        if any(value is _MISSING for value in (request_type, name, response_time, length)):
+            return
+        context, exception, url = more.get("context"), more.get("exception"), more.get("url")
+        response_time_ms, start_ms = _number(response_time), _number(more.get("start_time")) * 1000
+        key = Key(as_text(request_type), as_text(name), self._values_of(context))
+        sample = Sample(
+            lot,
+            self.names.admit(key),
+            int(start_ms) if 0 < start_ms < LARGEST_MS else None,
+            response_time_ms if 0 <= response_time_ms <= LARGEST_MS else None,
+            _length(length),
+            _status_code(_attribute(more.get("response"), "status_code")),
+            None if url is None else address_only(as_text(url)),
+            self._error_of(exception) if _truth(exception) else None,
+            _context(context),
+        )
+        self._details.samples.add(sample)
+
+
+def _error(kind: type, text: object) -> Error:
+    """An error by the class of the exception, if it is one, and its text."""
+    error_type = "" if issubclass(kind, str) else kind.__name__
+    return Error(error_type, without_credentials(as_text(text)) or f"<{kind.__name__}>")
+
+
+def _context(context: object) -> Attributes:
+    """The request's context as attributes, the first ``MOST_OF_CONTEXT`` of its keys."""
+    try:
+        some = dict(islice(context.items(), MOST_OF_CONTEXT)) if context else {}  # type: ignore[attr-defined]
+        return acceptable(with_acceptable_names(some, "context."))
+    except Exception:
+        return {}
+
+
+def _deepest(frames: str) -> str:
+    """The last of the lines, as many as New Relic stores: the deepest frames of a traceback."""
+    if len(frames.encode("utf-8", "replace")) <= LONGEST_VALUE:
+        return frames
+    last = frames.encode("utf-8", "replace")[-LONGEST_VALUE + len(_CUT) :].decode("utf-8", "ignore")
+    return _CUT + last.partition("\n")[2]
+
+
+def _key(method: str, place: Any) -> Key:
+    """The key of requests for which the listener looks up that method, and a name, or a name and the dimensions."""
+    return Key(method, *place) if type(place) is tuple else Key(method, place)
+
+
+def _attribute(thing: object, name: str) -> object:
+    """The attribute, or None if there is none or it cannot be read."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:
+        return None
+
+
+def as_text(value: object, longest: int | None = LONGEST_NAME) -> str:
+    """A name as text, at most *longest* characters of it.
+
+    Of a subclass of text, as an enumeration may be, it is the text that the value equals, whatever ``str`` makes of it.
+    """
+    try:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        return str.__str__(text if isinstance(text, str) else str(text))[:longest]
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _status_code(value: object) -> int:
+    """The status code as a plain integer, ``NO_STATUS`` if it is none."""
+    try:
+        code = int(value)  # type: ignore[call-overload]
+    except Exception:
+        return NO_STATUS
+
+    return code if 0 <= code <= LARGEST_STATUS_CODE else NO_STATUS
+
+
+def _truth(value: object) -> bool:
+    """Whether Locust takes *value* for an exception; one whose truth cannot be told fails in Locust as well."""
+    try:
+        return bool(value)
+    except Exception:
+        return False
+
+
+def _number(value: object) -> float:
+    """The value as a float, NaN if it is no number; text is none, for Locust either."""
+    try:
+        return math.nan if isinstance(value, (str, bytes)) else float(value)  # type: ignore[arg-type]
+    except Exception:
+        return math.nan
+
+
+def _length(value: object) -> float:
+    """The content length, 0 if it is no number."""
+    number = _number(value)
+    if not abs(number) < LARGEST_CONTENT_LENGTH:  # NaN is not below anything
+        return 0
+    return int(number) if number.is_integer() else number
