@@ -560,7 +560,8 @@ def test_the_defaults():
     assert Config() == Config(
         license_key=None, region=None, endpoint=None, ca_bundle=None, app_name="Locust", test_name=None, run_id=None,
         attributes={}, dimensions=(), no_ci_attributes=False, interval_s=10.0,
-        buckets_ms=(100, 250, 500, 1000, 2500, 5000, 10000), max_series=1000, sample_rate=0.0, output=None, flush_timeout_s=10.0, disabled=False,
+        buckets_ms=(100, 250, 500, 1000, 2500, 5000, 10000), max_series=1000, sample_rate=0.0, output=None,
+        flush_timeout_s=10.0, disabled=False,
     )  # fmt: skip
     assert parse() == Config.from_options({}, {}) == Config()
     assert {setting.field for setting in SETTINGS} == {field.name for field in dataclasses.fields(Config)}

@@ -147,8 +147,8 @@ def test_every_kind_of_user_and_outcome(new_relic, locusts, target):
 def test_a_run_tells_its_phases(new_relic, locusts, target):
     """Start, spawning complete and stop arrive, in this order, and the stop stands on its own."""
     locusts.run(
-        SIMPLE, "--newrelic-interval", "1", "-H", target.replace("//", "//user:secret@"), "-u", "3", "-r", "3", "-t", "3",
-        "--newrelic-run-id", "nightly", environment=new_relic.environment(),
+        SIMPLE, "--newrelic-interval", "1", "-H", target.replace("//", "//user:secret@"), "-u", "3", "-r", "3",
+        "-t", "3", "--newrelic-run-id", "nightly", environment=new_relic.environment(),
     )  # fmt: skip
 
     phases = new_relic.of_type("LocustTestRun", run_id="nightly")

@@ -32,6 +32,7 @@ from locust_newrelic.recorder import Recorder
 SCALE = Scale((100, 1000))
 NOW_MS = int(time.time()) * 1000
 
+
 def named(event_type, without=""):
     """The names that the data dictionary has for events of that type, but for some."""
     names = {entry.attribute for entry in DICTIONARY if entry.event_type == event_type} - {"<dimension>"}
