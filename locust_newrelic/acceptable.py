@@ -24,7 +24,9 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:.]*")
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_:]{1,255}")
 _RESERVED_TYPES = re.compile(r"Metric|MetricRaw|Metric[0-9].*|Public_.*|Entity|EntityRelationship")
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
+
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 
 NRQL_WORDS = frozenset(
     "ago and as auto begin begintime compare day days end endtime explain facet from hour hours in is like limit minute"
@@ -67,10 +69,10 @@ def acceptable(attributes: Mapping[str, object]) -> Attributes:
         elif isinstance(value, bool):
             accepted[name] = "true" if value else "false"
         elif isinstance(value, int):
-            accepted[name] = max(-_LARGEST_INTEGER, min(int(value), _LARGEST_INTEGER))
+            accepted[name] = max(-_LARGEST_INTEGER, min(int.__int__(value), _LARGEST_INTEGER))
         elif isinstance(value, float):
             if math.isfinite(value):
-                accepted[name] = float(value)
+                accepted[name] = float.__float__(value)
         elif value is not None:
             accepted[name] = _acceptable_text(_text(value))
 
@@ -93,9 +95,13 @@ def without_credentials(text: str) -> str:
 
 def address_only(url: str) -> str:
     """The address without what may be a secret in it: user, password, parameters, query; whatever its form is."""
-    scheme, separator, rest = url.rpartition("://")
-    address = rest.rpartition("@")[2]
-    return f"{scheme}{separator}{re.split('[;?#]', address)[0]}"
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    authority = re.split("[/?#]", rest)[0]
+    if "@" in authority:
+        rest = authority.rpartition("@")[2] + rest[len(authority) :]
+    elif not _HOST_AND_PORT.fullmatch(authority):  # the beginning of a user and password, with a "/" in it
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{re.split('[;?#]', rest)[0]}"
 
 
 def _acceptable_name(name: str) -> str:
@@ -113,10 +119,15 @@ def _text(value: object) -> str:
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         if isinstance(value, (Mapping, list, tuple)):
-            return json.dumps(value, default=_text, ensure_ascii=False)
+            return json.dumps(value, default=_for_json, ensure_ascii=False)
         return str(value)
     except Exception:  # foreign code may do anything
         return f"<{type(value).__name__}>"
+
+
+def _for_json(value: object) -> object:
+    """What stands for a value that JSON has no form for."""
+    return dict(value) if isinstance(value, Mapping) else _text(value)
 
 
 def _acceptable_text(text: str) -> str:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import gevent
 
@@ -18,7 +18,7 @@ from .acceptable import MOST_ATTRIBUTES, acceptable, is_event_type, with_accepta
 from .config import ConfigError
 from .details import Recorded, Records
 from .dictionary import EVENT_TYPES
-from .payload import MOST_USER_ATTRIBUTES, why_not_an_attribute
+from .payload import FARTHEST_MS, MOST_USER_ATTRIBUTES, why_not_an_attribute
 
 if TYPE_CHECKING:
     from locust.event import Events
@@ -65,8 +65,9 @@ class Own:
 
         given = dict(islice((attributes or {}).items(), MOST_RECORDED_ATTRIBUTES))
         time_ms = given.pop("timestamp", None)
-        if type(time_ms) is not int or time_ms < 0:
-            time_ms = int(time.time() * 1000)
+        now_ms = int(time.time() * 1000)
+        if not _is_near(time_ms, now_ms):
+            time_ms = now_ms
         event = Recorded(event_type, time_ms, acceptable(with_acceptable_names(given)))
         if self.take is not None:
             self.take(event)
@@ -90,7 +91,7 @@ class Own:
     def set_attributes(self, attributes: Mapping[str, object]) -> None:
         """See :func:`locust_newrelic.set_attributes`."""
         for name in attributes:
-            reason = why_not_an_attribute(name)
+            reason = why_not_an_attribute(name) if isinstance(name, str) else "a name is text"
             if reason:
                 msg = f"{name!r} cannot be an attribute: {reason}"
                 raise ConfigError(msg)
@@ -174,7 +175,12 @@ def _changed(event: NewRelicEvent, result: Mapping[str, Any]) -> NewRelicEvent:
     event_type, time_ms = result.get("eventType"), result.get("timestamp")
     changed: NewRelicEvent = {
         "eventType": event_type if is_event_type(event_type) else event["eventType"],
-        "timestamp": time_ms if type(time_ms) is int and time_ms > 0 else event["timestamp"],
+        "timestamp": time_ms if _is_near(time_ms, event["timestamp"]) else event["timestamp"],
     }
     changed |= acceptable(with_acceptable_names(attributes))
     return dict(islice(changed.items(), MOST_ATTRIBUTES))
+
+
+def _is_near(time_ms: object, other_ms: Any) -> TypeGuard[int]:
+    """Whether it is a moment that New Relic takes, as it does the other."""
+    return type(time_ms) is int and abs(time_ms - other_ms) <= FARTHEST_MS

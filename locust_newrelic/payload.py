@@ -12,10 +12,10 @@ import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from .acceptable import Attributes, Value, acceptable, why_not_a_name
+from .acceptable import MOST_ATTRIBUTES, Attributes, Value, acceptable, why_not_a_name
 from .dictionary import (
     ADDITIVE_NAMES,
     CHECK,
@@ -49,12 +49,14 @@ MOST_USER_ATTRIBUTES = 100
 _OF_A_WINDOW = (SUMMARY, REQUEST_STATISTICS, STATUS_CODE, FAILURE, EXCEPTION)
 _ENVELOPE = ("eventType", "timestamp", "stats_epoch", "seq")
 
-_FARTHEST_MS = 12 * 3600 * 1000
-"""A sampled request that claims to be farther from its window has no known moment: New Relic takes a day at most."""
+FARTHEST_MS = 12 * 3600 * 1000
+"""What claims to be farther from its window has no known moment: New Relic takes a day at most."""
 
 _MOST_IN_A_BIN = 256 ** array("I").itemsize - 1
 
 _WEIGHED_ONE_IN = 8
+_STRIDE, _SPAN = 0x9E3779B1, 1 << 32
+"""Which ones: as often of any that come back with every window, however many of them a window has."""
 
 _FEWEST_FOR_P95 = 20
 """Requests of an endpoint below which its p95 is the slowest of them."""
@@ -162,7 +164,7 @@ class Volume:
     def add(self, event: NewRelicEvent) -> None:
         """Count the event in."""
         event_type = str(event["eventType"])
-        if self._numbers[event_type] % _WEIGHED_ONE_IN == 0:
+        if self._numbers[event_type] * _STRIDE % _SPAN < _SPAN // _WEIGHED_ONE_IN:
             self._weighed[event_type] += 1
             self._bytes[event_type] += len(json.dumps(event, separators=(",", ":")))
         self._numbers[event_type] += 1
@@ -282,7 +284,7 @@ class Payload:
         rate = min(self._sample_rate, details.samples.bound)
         for sample in details.samples:
             moment_ms = sample.timestamp_ms
-            if moment_ms is None or abs(moment_ms - start_ms) > _FARTHEST_MS:
+            if moment_ms is None or abs(moment_ms - start_ms) > FARTHEST_MS:
                 moment_ms = start_ms
             yield self._event(REQUEST, moment_ms, epoch, {**self._sample(sample), "sample_rate": rate})
         for own in details.records.events:
@@ -380,7 +382,13 @@ class Payload:
         self, event_type: str, timestamp_ms: int, stats_epoch: int, attributes: Mapping[str, Value | None]
     ) -> NewRelicEvent:
         envelope = {"eventType": event_type, "timestamp": timestamp_ms, **self._attributes, **self._common}
-        return acceptable({**envelope, "stats_epoch": stats_epoch, "seq": next(self._seq), **attributes})
+        event = acceptable({**envelope, "stats_epoch": stats_epoch, "seq": next(self._seq), **attributes})
+        return event if len(event) < MOST_ATTRIBUTES else self._cut(event)
+
+    def _cut(self, event: NewRelicEvent) -> NewRelicEvent:
+        """As much of an event as New Relic keeps, with room for ``late``: first what is not on all events."""
+        first = {name: value for name, value in event.items() if name not in self._attributes}
+        return dict(islice((first | event).items(), MOST_ATTRIBUTES - 1))
 
     def _summary(self, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
         num_requests, num_timed = numbers.num_requests, numbers.num_timed

@@ -297,10 +297,10 @@ class Recorder:
         errors = self._errors
         if error in errors:
             errors[error] += 1
-        elif len(errors) < MOST_FAILURES:
-            errors[error] = 1
         else:
-            raise OverflowError  # the careful way counts it with others
+            if len(errors) >= MOST_FAILURES:
+                self._hand_over_errors()
+            errors[error] = 1
         if len(pending) + 2 >= self._longest:
             self._count_pending(pending, True, status_code, request_type, place)
         return pending
@@ -360,9 +360,9 @@ class Recorder:
 
     def record_exception(self, user_class: str, exception: BaseException, trace: TracebackType | None) -> None:
         """Count an exception in a user's task."""
-        frames = as_text("".join(traceback.format_tb(trace)), longest=None)
-        error = without_credentials(as_text(exception))
-        kind = UserException(user_class, type(exception).__name__, error, _deepest(frames))
+        frames = without_credentials("".join(traceback.format_tb(trace)))
+        error = without_credentials(as_text(exception, longest=None))[:LONGEST_NAME]
+        kind = UserException(as_text(user_class), as_text(type(exception).__name__), error, _deepest(frames))
         self._details.exceptions.add(kind)
 
     def record_event(self, event: Recorded) -> None:
@@ -373,10 +373,8 @@ class Recorder:
         """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
         self._hand_over_pending()
         counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
+        self._hand_over_errors()
         details, self._details = self._details, Details()
-        for error, number in self._errors.items():
-            details.failures.add(self._known_failures.get(error) or self._know(error), number)
-        self._errors.clear()
         return Window(counts, self.names.hidden.copy(), details, max_rows=self._max_kinds)
 
     def count_aside(self) -> Iterator[None]:
@@ -434,22 +432,30 @@ class Recorder:
             names.setdefault(place, [])
             self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
 
+    def _hand_over_errors(self) -> None:
+        """Count what the listener has seen of errors in the open window."""
+        for error, number in self._errors.items():
+            self._details.failures.add(self._known_failures.get(error) or self._know(error), number)
+        self._errors.clear()
+
     def _know(self, error: tuple[Any, ...]) -> Failure:
         method, place, kind, text = error
         if len(self._known_failures) >= MOST_FAILURES:
             self._known_failures.clear()
-        failure = self._known_failures[error] = Failure(_key(method, place), *_error(kind, text))
+        method, name, values = _key(method, place)
+        key = Key(as_text(method), as_text(name), values)  # an enumeration is found as the text that it equals
+        failure = self._known_failures[error] = Failure(key, *_error(kind, text))
         return failure
 
     def _values_of(self, context: Any) -> tuple[str | None, ...]:
         """The request's values of the dimensions; nothing if it has none."""
-        if not self._dimensions or not context:
+        if not self._dimensions:
             return ()
         try:
-            found = [context.get(dimension) for dimension in self._dimensions]
-        except Exception:
+            found = [context.get(dimension) for dimension in self._dimensions] if context else []
+        except Exception:  # foreign code may do anything
             return ()
-        values = tuple([None if value is None or value == "" else as_text(value) for value in found])
+        values = tuple([None if value is None else as_text(value) or None for value in found])
         return values if any(values) else ()
 
     def _error_of(self, exception: Any) -> Error:
@@ -485,8 +491,9 @@ class Recorder:
 
 def _error(kind: type, text: object) -> Error:
     """An error by the class of the exception, if it is one, and its text."""
-    error_type = "" if issubclass(kind, str) else kind.__name__
-    return Error(error_type, without_credentials(as_text(text)) or f"<{kind.__name__}>")
+    class_name = as_text(kind.__name__)
+    error = without_credentials(as_text(text, longest=None))[:LONGEST_NAME]
+    return Error("" if issubclass(kind, str) else class_name, error or f"<{class_name}>")
 
 
 def _context(context: object) -> Attributes:

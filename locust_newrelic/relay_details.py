@@ -149,7 +149,7 @@ def _samples(fields: Mapping[str, Any], keys: Sequence[Key]) -> Iterator[Sample]
             length,
             status_code,
             url or None,
-            Error(error_type, error) if error else None,
+            Error(error_type, error) if error_type or error else None,
             _attributes(context, "samples", "context."),
         )
 

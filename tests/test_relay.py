@@ -174,7 +174,7 @@ def events_of(report):
 WORDS = {
     *"report version sent_at windows window start buckets reset health hidden run names series status failures".split(),
     *"untimed length total min max sizes bins counts loose_sizes loose".split(),
-    *"dimensions values details exceptions samples bound events refused".split(),
+    *"dimensions values details errors exceptions samples bound events refused".split(),
     "columns of different length",
     "min above max",
 }
