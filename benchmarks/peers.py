@@ -6,6 +6,7 @@ package's insides is in :class:`Ours` and nowhere else, but for ``distributed.py
 """
 
 import argparse
+import functools
 import http.server
 import logging
 import os
@@ -65,9 +66,9 @@ class Candidate:
     def close(self):
         """Report no more."""
 
-    def fill(self, number):
-        """Make it have so many things to send (as many as it can); returns how many."""
-        fire_many(self.hook(with_locust=False), number, names=number)
+    def fill(self, number, pause=None):
+        """Make it have so many things to send (as many as it can), with pauses; returns how many."""
+        fire_many(self.hook(with_locust=False), number, names=number, pause=pause)
         return number
 
     @classmethod
@@ -168,10 +169,10 @@ class Ours(Candidate):
         """Seconds of an interval's end without sending, as median: to count, and to make events."""
         return statistics.median(self.count_s), statistics.median(self.events_s)
 
-    def fill(self, number):
+    def fill(self, number, pause=None):
         """Of each endpoint there are three events, with two status codes, and one in all."""
         endpoints = (number - 1) // 3
-        fire_many(self.hook(with_locust=False), 8 * endpoints, names=endpoints)
+        fire_many(self.hook(with_locust=False), 8 * endpoints, names=endpoints, pause=pause)
         return 3 * endpoints + 1
 
     def deliver(self):
@@ -283,10 +284,10 @@ class Otel(Candidate):
         for provider in (self.provider, *self.others):
             provider.shutdown()
 
-    def fill(self, number):
+    def fill(self, number, pause=None):
         """Of each name it knows 20 of, those that passed and those that failed."""
         names = min(number // 2, self.most_names)
-        fire_many(self.hook(with_locust=False), 8 * names, names=names)
+        fire_many(self.hook(with_locust=False), 8 * names, names=names, pause=pause)
         return 2 * names
 
     @classmethod
@@ -345,10 +346,10 @@ class LocustTelemetry(Candidate):
     def close(self):
         self.provider.shutdown()
 
-    def fill(self, number):
+    def fill(self, number, pause=None):
         """Of each name, those that passed and those that failed."""
         names = number // 2
-        fire_many(self.hook(with_locust=False), 8 * names, names=names)
+        fire_many(self.hook(with_locust=False), 8 * names, names=names, pause=pause)
         return 2 * names
 
     @classmethod
@@ -385,6 +386,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@functools.cache
 def responses():
     """A real response of FastHttpUser with status 200, and one with 500."""
 
@@ -431,12 +433,17 @@ def make_requests(number, endpoints=20, seed=17):
     return requests
 
 
-def fire_many(hook, number, names):
-    """Fire requests of so many names in turn; the second of each four rounds through the names has failed."""
+def fire_many(hook, number, names, pause=None):
+    """Fire requests of so many names in turn; the second of each four rounds through the names has failed.
+
+    After each 20 of them *pause* is called.
+    """
     passed, failed = responses()
     chance = random.Random(5)
     for index in range(number):
-        fails = index // max(names, 1) % 4 == 1
+        fails = index // names % 4 == 1
+        if pause is not None and index % 20 == 0:
+            pause()
         hook.fire(
             request_type="GET",
             name=f"/endpoint/{index % names}",

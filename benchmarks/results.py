@@ -60,8 +60,9 @@ class Table:
     budgets: list = field(default_factory=list)
 
     def failed(self, label, reason):
-        """A row for what could not be measured."""
-        self.rows.append([label, f"not measured: {reason}", *[""] * (len(self.columns) - 2)])
+        """A row for what could not be measured, and a note that says why."""
+        self.rows.append([label, "not measured", *[""] * (len(self.columns) - 2)])
+        self.notes.append(f"Not measured: {label}. {reason}")
 
     def text(self, heading="##"):
         """As Markdown that reads well as it is."""

@@ -103,9 +103,9 @@ class Sink(Process):
 
 def pin(core, pid=0):
     """Let a process run on that core only, where the system can; returns whether it does."""
-    if (os.cpu_count() or 1) < 2 or not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity"):
         return False
-    allowed = sorted(os.sched_getaffinity(os.getppid() if pid == 0 else pid))
+    allowed = sorted(os.sched_getaffinity(pid))
     if len(allowed) < 2:
         return False
     os.sched_setaffinity(pid, {allowed[core]})
