@@ -66,7 +66,7 @@ def measure_here(key, requests, seconds):
 
 def repeat(quick):
     """The figures of all repetitions by candidate, and the reasons why there are none."""
-    repetitions, requests, seconds = (1, 400_000, 8) if quick else (1, REQUESTS, 150)
+    repetitions, requests, seconds = (1, 400_000, 8) if quick else (1, REQUESTS, 100)
     figures, failed = {candidate.key: [] for candidate in COMPARED}, {}
     for number in range(repetitions):
         for candidate in COMPARED:
@@ -100,7 +100,7 @@ def measure(quick):
         if candidate is peers.Ours:
             what = f"resident memory added by {done:,} requests with {runs[0]['names']:,} names"
             result.budgets.append(Budget(what, max(added), BUDGET_MB, GOAL_MB, " MB"))
-    result.notes.append(
+    result.note(
         f"At {REQUESTS_PER_S:,} requests a second and the candidate's own interval: a report every so many requests."
         f" Stopped is who has added {STOP_AT_MB:,} MB, or has not come further in the time that the benchmark gives it."
         " Locust's own statistics are measured without a candidate, the candidates without Locust's statistics."

@@ -72,12 +72,12 @@ class Candidate:
         return number
 
     @classmethod
-    def arguments(cls, sink):  # noqa: ARG003
+    def arguments(cls, sink):
         """Of the ``locust`` command."""
         return []
 
     @classmethod
-    def variables(cls, sink):  # noqa: ARG003
+    def variables(cls, sink):
         """Of its environment."""
         return {}
 
@@ -291,7 +291,7 @@ class Otel(Candidate):
         return 2 * names
 
     @classmethod
-    def arguments(cls, sink):  # noqa: ARG003
+    def arguments(cls, sink):
         return ["--otel"]
 
     @classmethod
@@ -375,7 +375,7 @@ def start(sink, *classes, **options):
     for candidate in classes:
         try:
             started[candidate.key] = candidate(sink, **options)
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203  (a peer may fail in any way, and the others go on)
             failed[candidate.key] = f"{type(error).__name__}: {error}"
     return started, failed
 

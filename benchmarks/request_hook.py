@@ -166,10 +166,10 @@ def row(result, candidate, of_candidate, all_figures):
 
 def ours(result, all_figures):
     """The budget, and what is behind it."""
-    count_ns, events_ns = (statistics.median(figures["window_ns"][index] for figures in all_figures) for index in (0, 1))
-    ratios = [
-        statistics.median(ratios_of(figures["of"]["ours"], sum(figures["window_ns"]))) for figures in all_figures
-    ]
+    count_ns, events_ns = (
+        statistics.median(figures["window_ns"][index] for figures in all_figures) for index in (0, 1)
+    )
+    ratios = [statistics.median(ratios_of(figures["of"]["ours"], sum(figures["window_ns"]))) for figures in all_figures]
     longest = max(figures["longest_step_ms"] for figures in all_figures)
     result.budgets.append(
         Budget(
@@ -179,15 +179,17 @@ def ours(result, all_figures):
             GOAL,
         )
     )
-    result.notes += [
+    result.note(
         f"“Later” is a request's share of what its interval's end costs, sending over TLS or gRPC included, as CPU"
         f" time at {REQUESTS_PER_S:,} requests a second and the candidate's own interval. Of ours,"
         f" {count_ns:.0f} ns are for counting what was left (in steps of {longest:.1f} ms at the most) and"
         f" {events_ns:.0f} ns for making the events; the budget is for the listener and these two:"
-        f" {spread(ratios)} of Locust's own statistics.",
+        f" {spread(ratios)} of Locust's own statistics."
+    )
+    result.note(
         "Locust's `--otel` keeps 20 names apart and puts further ones together; locust-telemetry listens to requests"
-        " on workers only.",
-    ]
+        " on workers only."
+    )
 
 
 def len_of(result):
@@ -197,7 +199,7 @@ def len_of(result):
 
 def measure(quick):
     """The tables."""
-    processes, rounds = (1, 160) if quick else (7, 400)
+    processes, rounds = (1, 120) if quick else (7, 320)
     return [table(endpoints, repeat(endpoints, processes, rounds)) for endpoints in (20, 200)]
 
 

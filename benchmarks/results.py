@@ -73,6 +73,10 @@ class Table:
             parts += ["", note]
         return "\n".join(parts) + "\n"
 
+    def note(self, text):
+        """Add a paragraph below the table."""
+        self.notes.append(text)
+
     def plain(self):
         """For JSON."""
         return asdict(self)
@@ -120,12 +124,8 @@ def progress(text):
 
 def versions():
     """The versions of all that is compared, as one line."""
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{package} not installed")
+    installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
+    found = [f"{package} {installed.get(package, '(not installed)')}" for package in PACKAGES]
     return f"{platform.python_implementation()} {platform.python_version()}, {', '.join(found)}"
 
 

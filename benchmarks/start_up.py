@@ -25,7 +25,7 @@ os._exit(0)  # OpenTelemetry would wait for a server
 STATEMENTS = {
     peers.Ours.label: "import locust_newrelic",
     peers.Naive.label: "import newrelic_telemetry_sdk",
-    peers.Otel.label: "from locust.opentelemetry import setup_opentelemetry as set_up; assert set_up('locustfile.py', None)",
+    peers.Otel.label: "from locust.opentelemetry import setup_opentelemetry as set_up; assert set_up('f.py', None)",
     peers.LocustTelemetry.label: "from locust_telemetry import entrypoint; entrypoint.initialize()",
 }
 NOWHERE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -53,7 +53,7 @@ def measure(quick):
         for label, statement in STATEMENTS.items():
             try:
                 pairs[label].append(times_ms(statement))
-            except RuntimeError as error:
+            except RuntimeError as error:  # noqa: PERF203
                 failed[label] = str(error)
     for label, all_pairs in pairs.items():
         if label in failed:

@@ -25,7 +25,7 @@ LOCALLY = (peers.Empty, peers.Ours, peers.Naive, peers.Otel)
 ON_A_WORKER = (peers.Ours, peers.LocustTelemetry)
 
 
-class Failed(Exception):
+class FailedRunError(Exception):
     """A run of Locust went wrong; says how."""
 
 
@@ -43,16 +43,23 @@ class Runs:
             output = Path(folder) / "figures.json"
             roles = [["--master"], ["--worker"]] if on_worker else [[]]
             port = peers.free_port()
-            before_s = self._target.cpu_s
+            before_s, arrived = self._target.cpu_s, self._arrived()
             processes = [self._start(candidate, role, port, folder, output) for role in roles]
             said = [process.communicate(timeout=self._seconds + 120)[0] for process in processes]
             if not output.exists():
                 last = next((line for text in reversed(said) for line in reversed(text.splitlines()) if line), "")
                 msg = f"Locust ended with {processes[-1].returncode}: {last[:150]}"
-                raise Failed(msg)
+                raise FailedRunError(msg)
             figures = json.loads(output.read_text())
+            if candidate.interval_s and self._arrived() == arrived:
+                msg = "nothing arrived of what it should have reported"
+                raise FailedRunError(msg)
         self.target_shares.append((self._target.cpu_s - before_s) / figures["wall_s"])
         return figures
+
+    def _arrived(self):
+        counts = self._sink.counts()
+        return counts["posts"] + counts["exports"]
 
     def _start(self, candidate, role, port, folder, output):
         command = [sys.executable, "-m", "locust", "-f", str(HERE / "saturate.py"), "--headless", "--host",
@@ -120,7 +127,7 @@ def compare(runs, comparisons, bare_runs, number, repetitions):
         progress(f"throughput: {comparison.label}, {number + 1} of {repetitions}")
         try:
             figures = runs.run(comparison.candidate, on_worker=on_worker)
-        except Failed as error:
+        except FailedRunError as error:
             comparison.reason = str(error)
             continue
         after = runs.run(peers.Bare, on_worker=on_worker)
@@ -131,7 +138,7 @@ def compare(runs, comparisons, bare_runs, number, repetitions):
 
 def measure(quick):
     """The table."""
-    repetitions, seconds = (1, 3) if quick else (5, 10)
+    repetitions, seconds = (1, 3) if quick else (4, 10)
     locally = [Comparison(candidate, on_worker=False) for candidate in LOCALLY]
     on_a_worker = [Comparison(candidate, on_worker=True) for candidate in ON_A_WORKER]
     bare = {"Locust alone": [], "Locust alone, a worker": []}
@@ -151,7 +158,8 @@ def table(bare, comparisons, runs, seconds, arrived):
         ["", "requests/s", "ratio of requests/s", "CPU s per 10,000", "ratio of CPU per request"],
     )
     for label, figures in bare.items():
-        result.rows.append([label, spread(map(per_second, figures), 0), "1", spread(map(per_ten_thousand, figures)), "1"])
+        rate, cpu_s = spread(map(per_second, figures), 0), spread(map(per_ten_thousand, figures))
+        result.rows.append([label, rate, "1", cpu_s, "1"])
     for comparison in comparisons:
         if comparison.reason is None:
             result.rows.append(comparison.row())
