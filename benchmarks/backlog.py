@@ -102,7 +102,7 @@ def play(num_events, ticker):
 
 def measure(quick):
     """The table."""
-    num_events, num_rounds = (2_000, 2) if quick else (10_000, 5)
+    num_events, num_rounds = (2_000, 1) if quick else (10_000, 5)
     ticker, rounds = Ticker(), []
     for number in range(num_rounds):
         progress(f"backlog: {number + 1} of {num_rounds}")

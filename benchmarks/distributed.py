@@ -341,7 +341,7 @@ def run_crowds(recorded, crowds, num_repetitions):
 
 def measure(quick):
     """The tables."""
-    repetitions, crowds = (1, (50, 150)) if quick else (9, CROWDS)
+    repetitions, crowds = (1, (20, 60)) if quick else (9, CROWDS)
     results = run_all(repetitions)
     tables = [cost_table(endpoints, *results) for endpoints in MEASURED]
     tables.append(crowd_table(run_crowds(results[0], crowds, 1 if quick else 2), crowds))

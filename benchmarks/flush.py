@@ -137,7 +137,7 @@ def response_times(target, seconds, candidate=None, flush=None):
 
 def repeat(quick):
     """The figures of all repetitions by candidate, and the reasons why there are none."""
-    repetitions, seconds = (1, 1) if quick else (5, 2.5)
+    repetitions, seconds = (1, 0.5) if quick else (5, 2.5)
     figures, failed = {candidate.key: [] for candidate in COMPARED}, {}
     for number in range(repetitions):
         for candidate in COMPARED[number % 4 :] + COMPARED[: number % 4]:
