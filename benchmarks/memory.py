@@ -60,7 +60,7 @@ def measure_here(key, requests, seconds):
             added_mb.append(rss_mb() - before_mb)
         with contextlib.suppress(Exception):
             candidate.close()
-    return {"added_mb": added_mb, "requests": fired, "names": names}
+    return {"before_mb": before_mb, "added_mb": added_mb, "requests": fired, "names": names}
 
 
 def run_all(quick):
@@ -83,7 +83,7 @@ def measure(quick):
     figures, failed, requests = run_all(quick)
     result = Table(
         "Memory: MB added by requests with ever new names",
-        ["", "requests", "names", "after a tenth", "after half", "at the end", "most"],
+        ["", "requests", "names", "whole process before", "after a tenth", "after half", "at the end", "most"],
     )
     for candidate in COMPARED:
         if candidate.key in failed:
@@ -91,15 +91,17 @@ def measure(quick):
             continue
         added, done, names = (figures[candidate.key][what] for what in ("added_mb", "requests", "names"))
         moments = added[(len(added) - 1) // 10], added[(len(added) - 1) // 2], added[-1], max(added)
+        before_mb = figures[candidate.key]["before_mb"]
         label = candidate.label + (" (stopped)" if done < requests else "")
-        result.rows.append([label, f"{done:,}", f"{names:,}", *(f"{mb:+,.1f}" for mb in moments)])
+        result.rows.append([label, f"{done:,}", f"{names:,}", f"{before_mb:,.0f}", *(f"{mb:+,.1f}" for mb in moments)])
         if candidate is peers.Ours:
             what = f"resident memory added by {done:,} requests with {names:,} names"
             result.budgets.append(Budget(what, max(added), BUDGET_MB, GOAL_MB, " MB"))
     result.note(
         f"At {REQUESTS_PER_S:,} requests a second and the candidate's own interval: a report every so many requests."
-        f" Stopped is who has added {STOP_AT_MB:,} MB, or has not come further in the time that the benchmark gives it."
-        " One run each: memory is not noisy as times are. Locust's own statistics are measured without a candidate, the candidates without Locust's statistics."
+        f" Stopped is who has added {STOP_AT_MB:,} MB, or has not come further in the time that the benchmark gives it;"
+        " a tenth and half are those of its own requests. One run each: memory is not as noisy as times are. Locust's"
+        " own statistics are measured without a candidate, the candidates without Locust's statistics."
     )
     return [result]
 
