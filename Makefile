@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+BENCHMARK_VENV ?= .venv-benchmark
+BENCHMARK_OPTIONS ?=
 BIN = $(VENV)/bin
 SOURCES = $(shell find locust_newrelic -name '*.py') setup.cfg pyproject.toml README.md LICENSE
 
@@ -26,14 +28,11 @@ format: $(VENV)/.lint ## Format the code.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(VENV)/.installed ## Measure what a request, a worker's report, a backlog and a long outage cost.
-	$(BIN)/python benchmarks/request_hook.py
-	$(BIN)/python benchmarks/distributed.py
-	$(BIN)/python benchmarks/backlog.py
-	$(BIN)/python benchmarks/soak.py
+benchmark: $(BENCHMARK_VENV)/.peers ## Measure what Locust feels of it, beside peers: 40 minutes (BENCHMARK_OPTIONS=--quick: 4).
+	$(BENCHMARK_VENV)/bin/python benchmarks/all.py $(BENCHMARK_OPTIONS)
 
 clean: ## Remove what the other targets made.
-	rm -rf $(VENV) build dist *.egg-info .tox
+	rm -rf $(VENV) $(BENCHMARK_VENV) build dist *.egg-info .tox
 
 # The package is installed as its users get it: from a wheel.
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
@@ -44,6 +43,14 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/pip
 	wheel=$$(ls dist/*.whl) && $(BIN)/pip install --quiet --disable-pip-version-check --upgrade "$$wheel[test]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
 	touch $@
+
+# What is compared with is installed beside it, in an environment of its own. A peer that cannot be installed is named,
+# here and in the results, and tried again the next time. All at once first: their dependencies have to agree.
+$(BENCHMARK_VENV)/.peers: benchmarks/peers.txt $(SOURCES)
+	$(MAKE) --no-print-directory VENV=$(BENCHMARK_VENV) $(BENCHMARK_VENV)/.installed
+	@install="$(BENCHMARK_VENV)/bin/pip install --quiet --disable-pip-version-check"; missing=; \
+	$$install -r $< || while read -r peer; do $$install "$$peer" || missing="$$missing $$peer"; done < $<; \
+	if [ -n "$$missing" ]; then echo "Could not be installed, so not measured:$$missing" >&2; else touch $@; fi
 
 $(VENV)/.lint: pyproject.toml $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check "ruff>=0.15" "mypy>=1.15" types-requests

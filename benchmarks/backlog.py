@@ -6,9 +6,6 @@ is worked off in full batches over TLS. The gap with nothing to do is measured b
 what is beyond it is ours.
 """
 
-import argparse
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,9 +14,9 @@ import time
 from pathlib import Path
 
 import gevent
-import locust
+from flush import BUDGET_MS, GOAL_MS, Ticker
+from results import Budget, Table, main, progress, spread
 
-import locust_newrelic
 from locust_newrelic.delivery import BREATH_S, Delivery
 from locust_newrelic.sender import EVENTS_AT_ONCE
 from locust_newrelic.spool import Spool
@@ -59,30 +56,6 @@ class Server:
         self._process.wait()
 
 
-class Ticker:
-    """Wants to run every millisecond, and notes by how much it was late."""
-
-    def __init__(self):
-        self._late_s = []
-        self._greenlet = gevent.spawn(self._run)
-
-    def _run(self):
-        last = time.perf_counter()
-        while True:
-            gevent.sleep(0.001)
-            now = time.perf_counter()
-            self._late_s.append(now - last - 0.001)
-            last = now
-
-    def longest_ms(self, wait):
-        """The longest gap while *wait* runs, and the 99.9th percentile."""
-        gevent.sleep(0.01)
-        self._late_s.clear()
-        wait()
-        late = sorted(self._late_s)
-        return 1000 * late[-1], 1000 * late[int(0.999 * len(late))]
-
-
 def endpoint_event(number):
     """An event with as many attributes, and as long, as that of an endpoint is."""
     event = {"eventType": "LocustRequestStatistics", "timestamp": int(time.time() * 1000), "appName": "Locust",
@@ -94,7 +67,7 @@ def endpoint_event(number):
     return event
 
 
-def measure(num_events, ticker):
+def play(num_events, ticker):
     """The longest gaps of one round, in ms, by what went on."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(folder)
@@ -127,24 +100,26 @@ def measure(num_events, ticker):
     return gaps
 
 
-def main():
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=10_000, help="in the backlog (default: 10000)")
-    parser.add_argument("--rounds", type=int, default=5, help="of the whole (default: 5)")
-    options = parser.parse_args()
+def measure(quick):
+    """The table."""
+    num_events, num_rounds = (2_000, 1) if quick else (10_000, 5)
+    ticker, rounds = Ticker(), []
+    for number in range(num_rounds):
+        progress(f"backlog: {number + 1} of {num_rounds}")
+        rounds.append(play(num_events, ticker))
+    ticker.close()
 
-    python = f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores"
-    print(f"{python}, Locust {locust.__version__}, locust-newrelic {locust_newrelic.__version__}")
-    print(f"{options.events} events of {len(endpoint_event(0))} attributes, {options.rounds} rounds\n")
-    ticker = Ticker()
-    rounds = [measure(options.events, ticker) for _ in range(options.rounds)]
-    print(f"{'longest gap':24}{'median':>10}{'least':>10}{'most':>10}{'p99.9':>10}   in ms")
+    result = Table(f"A backlog of {num_events:,} events: the longest gap, in ms", ["while they are", "gap", "p99.9"])
     for name in rounds[0]:
-        longest = [gaps[name][0] for gaps in rounds]
-        p999 = statistics.median(gaps[name][1] for gaps in rounds)
-        print(f"{name:24}{statistics.median(longest):10.1f}{min(longest):10.1f}{max(longest):10.1f}{p999:10.1f}")
+        longest, p999 = ([gaps[name][index] for gaps in rounds] for index in (0, 1))
+        result.rows.append([name, spread(longest, 1), spread(p999, 1)])
+    for name in ("queued and spooled", "worked off"):
+        beyond = [gaps[name][0] - min(gaps["idle before"][0], gaps["idle after"][0]) for gaps in rounds]
+        what = f"longest stall while a backlog of {num_events:,} events is {name}, beyond the idle gap"
+        result.budgets.append(Budget(what, statistics.median(beyond), BUDGET_MS, GOAL_MS, " ms"))
+    result.note(f"Events of {len(endpoint_event(0))} attributes; all of them arrived.")
+    return [result]
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)

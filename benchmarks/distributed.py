@@ -6,13 +6,10 @@ by its own handlers, packed and read by its own ``Message``, and so is ours. A r
 of each worker, of which three tell of two windows, and three windows at the master. Ours and Locust's take turns, and
 ratios are taken within a repetition: what else the machine does hits both alike.
 
-A second table says what New Relic receives in an hour, from events that were really made.
+A second table simulates a master with up to 1,000 workers: how its load grows, and where it ends.
 """
 
-import argparse
 import gc
-import json
-import platform
 import random
 import statistics
 import time
@@ -24,11 +21,11 @@ import locust
 import requests
 from locust.env import Environment
 from locust.rpc.protocol import Message
-from locust.stats import RequestStats, setup_distributed_stats_event_listeners
+from locust.stats import RequestStats, StatsError, setup_distributed_stats_event_listeners
+from results import Budget, Table, main, progress, ratios, spread
 
-import locust_newrelic
 from locust_newrelic import relay
-from locust_newrelic.gathering import Gathering
+from locust_newrelic.gathering import Gathering, NodesInTurn
 from locust_newrelic.health import Gauge
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import Interval, Node, Payload, Totals
@@ -39,6 +36,7 @@ from locust_newrelic.sender import EVENTS_AT_ONCE, REPORTS_TO_WAIT
 from locust_newrelic.window import Names
 
 WORKERS = (1, 10, 100)
+CROWDS = (100, 300, 1000)
 REQUESTS_PER_ENDPOINT = {20: 75, 50: 60, 200: 45}
 """In a report, by the number of endpoints."""
 MEASURED = (20, 200)
@@ -53,8 +51,6 @@ NUM_RECORDED = 10
 
 BUDGETS = {"bytes": (0.6, 0.2), "worker": (0.8, 0.5), "master": (0.8, 0.5)}
 """What must be kept, and the goal beyond."""
-STORED_BUDGET_MB, STORED_GOAL_MB = 24, 16
-"""In an hour, at 50 endpoints and any number of workers."""
 
 SCALE = Scale(BUCKETS_MS)
 
@@ -98,7 +94,7 @@ class Worker:
         self.environment.stats = RequestStats(use_response_times_cache=False)  # as Locust does for a worker
         self.environment.create_local_runner().greenlet.kill()  # its listeners only: nothing watches the CPU here
         setup_distributed_stats_event_listeners(self.environment.events, self.environment.stats)
-        self.recorder = Recorder(SCALE, MAX_SERIES)
+        self.recorder = Recorder(SCALE, MAX_SERIES, error_text=StatsError.parse_error)
         self.environment.events.request.add_listener(self.recorder.on_request)
         self.watch = Stopwatch()
         self._gauge = Gauge()
@@ -183,7 +179,7 @@ class Master:
         setup_distributed_stats_event_listeners(self.environment.events, self.environment.stats)
         self.watch = Stopwatch()
         self.gathering = Gathering(Names(MAX_SERIES), MAX_SERIES)
-        self.num_events = self.num_bytes = 0
+        self._turns = NodesInTurn()
         self._totals = Totals()
         self._gauge = Gauge()
         self._payload = Payload(
@@ -231,9 +227,7 @@ class Master:
 
     def _close(self, at_s):
         for slot in self.gathering.take_due(at_s, 0):
-            events = self.watch.time("events", self.make_events, slot)
-            self.num_events += len(events)
-            self.num_bytes += len(json.dumps(events, separators=(",", ":")))
+            self.watch.time("events", self.make_events, slot)
 
     def make_events(self, slot):
         """The events of a window, with pauses for others."""
@@ -242,7 +236,8 @@ class Master:
         while some := list(islice(made, EVENTS_AT_ONCE)):
             events += some
             gevent.sleep(0)
-        return events + [self._payload.node_event(node, slot.start_ms, 0, {}) for node in slot.nodes.values()]
+        told = (self._turns.take(node, slot, INTERVAL_S * 1000) for node in slot.nodes.values())
+        return events + [self._payload.node_event(*turn, 0, {}) for turn in told if turn is not None]
 
 
 class Onlooker:
@@ -301,16 +296,18 @@ def record(endpoints, clock, watches, repetitions):
     gc.collect()
 
 
-def measure(num_repetitions):
+def run_all(num_repetitions):
     """The reports recorded by number of endpoints; seconds of the workers, by it; of the master, by it and workers."""
     clock = locust.stats.time = Clock()
     recorded, of_workers, of_masters, holds = (defaultdict(list) for _ in range(4))
     gc.collect()
     gc.disable()
-    for _ in range(max(num_repetitions, NUM_RECORDED)):
+    for number in range(max(num_repetitions, NUM_RECORDED)):
+        progress(f"distributed: reports of worker {number + 1} of {max(num_repetitions, NUM_RECORDED)}")
         for endpoints in REQUESTS_PER_ENDPOINT:
             record(endpoints, clock, of_workers, recorded)
     for number in range(num_repetitions):
+        progress(f"distributed: the master, {number + 1} of {num_repetitions}")
         for endpoints in MEASURED:
             turned = [recorded[endpoints][(number + index) % NUM_RECORDED] for index in range(NUM_RECORDED)]
             for workers in WORKERS:
@@ -322,91 +319,101 @@ def measure(num_repetitions):
     return recorded, of_workers, of_masters, holds
 
 
-def main():
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=9, help="of 30 s of a test (default: 9)")
-    parser.add_argument("--quick", action="store_true", help="three repetitions: a first look")
-    options = parser.parse_args()
-
-    results = measure(3 if options.quick else options.repetitions)
-    print(
-        f"{platform.python_implementation()} {platform.python_version()}, Locust {locust.__version__},"
-        f" locust-newrelic {locust_newrelic.__version__}. A worker's report every 3 s: medians, with least and most.\n"
-    )
-    print(f"{'':46}{'Locust':>9}{'ours':>9}{'ratio':>8}   least and most")
-    for endpoints in MEASURED:
-        report(endpoints, *results)
-    report_stored(results[0])
+def run_crowds(recorded, crowds, num_repetitions):
+    """The seconds of masters with many workers, by endpoints and workers."""
+    of_masters = defaultdict(list)
+    gc.collect()
+    gc.disable()
+    for number in range(num_repetitions):
+        for endpoints in MEASURED:
+            for workers in crowds:
+                progress(f"distributed: {workers} workers, {endpoints} endpoints, {number + 1} of {num_repetitions}")
+                of_masters[endpoints, workers].append(Master().run(recorded[endpoints], workers))
+                gc.collect()
+    gc.enable()
+    return of_masters
 
 
-def report(endpoints, recorded, of_workers, of_masters, holds):
-    """Print what one report of so many endpoints costs."""
+def measure(quick):
+    """The tables."""
+    repetitions, crowds = (1, (20, 60)) if quick else (9, CROWDS)
+    results = run_all(repetitions)
+    tables = [cost_table(endpoints, *results) for endpoints in MEASURED]
+    tables.append(crowd_table(run_crowds(results[0], crowds, 1 if quick else 2), crowds))
+    return tables
+
+
+def cost_table(endpoints, recorded, of_workers, of_masters, holds):
+    """What one report of so many endpoints costs."""
     per_report = endpoints * REQUESTS_PER_ENDPOINT[endpoints]
-    print(f"\n{endpoints} endpoints, {per_report:,} requests a report")
-    of_parts = [zip(*pairs, strict=True) for pairs in recorded[endpoints]]
-    row(
-        "bytes",
-        [[sum(map(len, part)) / NUM_REPORTS for part in parts] for parts in of_parts],
-        BUDGETS["bytes"],
-        digits=0,
+    result = Table(
+        f"A worker's report every {REPORT_INTERVAL_S} s, with {endpoints} endpoints and {per_report:,} requests",
+        ["", "Locust", "ours", "ratio"],
     )
+    of_parts = [zip(*pairs, strict=True) for pairs in recorded[endpoints]]
+    sizes = [[sum(map(len, part)) / NUM_REPORTS for part in parts] for parts in of_parts]
+    row(result, "bytes of a report", sizes, "bytes", digits=0)
 
     ms = 1000 / NUM_REPORTS
-    seconds = of_workers[endpoints]
-    row("ms on the worker", [(ms * one["theirs"], ms * one["ours"]) for one in seconds], BUDGETS["worker"])
+    row(result, "ms on the worker", [(ms * one["theirs"], ms * one["ours"]) for one in of_workers[endpoints]], "worker")
     for workers in WORKERS:
-        seconds = of_masters[endpoints, workers]
+        seconds, each = of_masters[endpoints, workers], ms / workers
         label = f"ms on the master, {workers} worker{'s' * (workers > 1)}"
-        each = ms / workers
-        row(label, [(each * one["theirs"], each * one["ours"]) for one in seconds], BUDGETS["master"])
+        row(result, label, [(each * one["theirs"], each * one["ours"]) for one in seconds], "master")
         both = [(each * one["theirs"], each * (one["ours"] + one["events"])) for one in seconds]
-        row("  with its share of a window's events", both, BUDGETS["master"])
+        row(result, f"{label}, with its share of a window's events", both)
 
     counting_s = statistics.median(one["counting"] for one in of_workers[endpoints]) / NUM_REPORTS
-    print(
-        f"  To count the requests put aside, the worker takes {counting_s * 1000:.2f} ms more,"
-        f" {counting_s / per_report * 1e9:.0f} ns a request: that is in the request hook's budget."
-    )
     theirs, ours, events = (
         f"{1000 * statistics.median(one[what] for one in holds[endpoints]):.1f} ms"
         for what in ("theirs", "ours", "events")
     )
-    print(f"  Longest hold of the master's loop: {ours} for a report, {events} for a window; Locust's report {theirs}.")
-
-
-def row(label, pairs, budget, digits=2):
-    """Print Locust's figure and ours, and their ratio beside its budget."""
-    theirs, ours = (statistics.median(figures) for figures in zip(*pairs, strict=True))
-    ratios = [our / their for their, our in pairs]
-    ratio, (limit, goal) = statistics.median(ratios), budget
-    verdict = "kept" if ratio <= limit else "NOT kept"
-    reached = "reached" if ratio <= goal else "not reached"
-    print(
-        f"  {label:44}{theirs:9,.{digits}f}{ours:9,.{digits}f}{ratio:8.2f}   {min(ratios):.2f} to {max(ratios):.2f}"
-        f"   budget {limit} {verdict}, goal {goal} {reached}"
+    result.note(
+        f"To count the requests put aside, the worker takes {counting_s * 1000:.2f} ms more,"
+        f" {counting_s / per_report * 1e9:.0f} ns a request: that is in the request hook's budget."
     )
+    result.note(
+        f"Longest hold of the master's loop: {ours} for a report, {events} for a window; Locust's report {theirs}."
+    )
+    return result
 
 
-def report_stored(recorded):
-    """Print what New Relic receives in an hour."""
-    print(
-        f"\nNew Relic receives in an hour, at the default interval of {INTERVAL_S} s (events, MB of JSON); nearly each"
-        " endpoint\nhas answers with 200 and with 500 in each window:\n"
+def row(result, label, pairs, budget=None, digits=2):
+    """Locust's figure and ours, and their ratio; beside a budget if there is one."""
+    theirs, ours = zip(*pairs, strict=True)
+    ratio = ratios(ours, theirs)
+    middles = (f"{statistics.median(figures):,.{digits}f}" for figures in (theirs, ours))
+    result.rows.append([label, *middles, spread(ratio)])
+    if budget is not None:
+        what = f"{label}, {result.title.split(', ')[1]}, of Locust's own"
+        result.budgets.append(Budget(what, statistics.median(ratio), *BUDGETS[budget]))
+
+
+def crowd_table(of_masters, crowds):
+    """How the load of a master grows."""
+    result = Table(
+        "A simulated master with many workers: load of its core, in %",
+        ["", "workers", "Locust's part of reports", "ours", "windows' events", "all"],
     )
-    print(f"  {'endpoints':12}" + "".join(f"{f'{workers} worker' + 's' * (workers > 1):>22}" for workers in WORKERS))
-    windows = 3600 / INTERVAL_S / NUM_WINDOWS
-    for endpoints, reports in recorded.items():
-        masters = [Master() for _ in WORKERS]
-        for master, workers in zip(masters, WORKERS, strict=True):
-            master.run(reports, workers)
-        stored = [(windows * master.num_events, windows * master.num_bytes / 1e6) for master in masters]
-        print(f"  {endpoints:<12}" + "".join(f"{events:12,.0f}{megabytes:7.1f} MB" for events, megabytes in stored))
-    print(
-        f"\n  Budget at 50 endpoints: {STORED_BUDGET_MB} MB, goal {STORED_GOAL_MB} MB. With the workers only LocustNode"
-        " grows: one per process and window."
+    percent = 100 / REPETITION_S
+    for endpoints in MEASURED:
+        for workers in crowds:
+            runs = of_masters[endpoints, workers]
+            parts = [[percent * one[what] for one in runs] for what in ("theirs", "ours", "events")]
+            parts.append([sum(load) for load in zip(*parts, strict=True)])
+            result.rows.append([f"{endpoints} endpoints", f"{workers:,}", *(spread(loads, 1) for loads in parts)])
+        without, with_ours = (statistics.median(loads) for loads in (parts[0], parts[-1]))
+        result.note(
+            f"With {endpoints} endpoints a master's core is full at some {workers * 100 / without:,.0f} workers by"
+            f" Locust's part alone, at {workers * 100 / with_ours:,.0f} with ours (by the load at {workers:,})."
+        )
+    result.note(
+        f"Each worker reports every {REPORT_INTERVAL_S} s, what one of {NUM_RECORDED} recorded workers did; reading"
+        " from the network is not in it. Above 100 % a master falls behind. Peers do not use the master: each of their"
+        " workers exports by itself."
     )
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)

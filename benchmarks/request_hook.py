@@ -1,205 +1,212 @@
-"""What this package adds to a request, as a ratio to Locust's own statistics on the same requests.
+"""What a listener adds to a request, as a ratio to Locust's own statistics on the same requests.
 
-``python benchmarks/request_hook.py`` fires Locust's ``events.request`` for requests of 20 endpoints, 2 % of them
-failed, with a real ``FastHttpUser`` response. The candidates take turns in short rounds, in random order, and ratios
-are taken within a block of rounds: what else the machine does hits them all alike. Counted as ours is everything that
-a request costs: the listener, the counting of what it puts aside, and making the events at the window's end.
+``python benchmarks/request_hook.py`` fires Locust's ``events.request`` for requests of 20 and of 200 endpoints, 2 % of
+them failed, with a real ``FastHttpUser`` response. The candidates take turns in short rounds, in random order, and
+ratios are taken within a block of rounds: what else the machine does hits them all alike. All of it is repeated in
+fresh processes, since the layout of memory differs from one to the next. Counted is everything that a request costs:
+the listener, and its share of what is done when an interval ends, as CPU time. For that the candidate's own default
+interval counts, at 4,000 requests a second.
 """
 
 import argparse
 import gc
-import http.server
-import platform
+import json
 import random
 import statistics
-import threading
+import subprocess
+import sys
 import time
 
-import locust
-from locust import FastHttpUser
-from locust.env import Environment
-from locust.event import EventHook
+import peers
+from peers import REQUESTS_PER_S
+from results import Budget, Table, main, progress, spread
+from servers import Sink, pin
 
-import locust_newrelic
-from locust_newrelic.histogram import Scale
-from locust_newrelic.payload import Interval, Payload, Totals
-from locust_newrelic.recorder import Recorder
-
-ENDPOINTS = 20
-FAILED = 0.02
-BUCKETS_MS = (100, 250, 500, 1000, 2500, 5000, 10000)
 REQUESTS_PER_ROUND = 500
 ROUNDS_PER_BLOCK = 40
 """Ratios are those of blocks: what happens for every thousandth request of a kind only must be in each of them."""
-REQUESTS_PER_WINDOW = 40_000
-"""What a saturated process makes in a window of 10 s."""
+BUDGET, GOAL = 0.30, 0.22
 
 
-def responses():
-    """A real response of FastHttpUser with status 200, and one with 500."""
+class Turns:
+    """The seconds of one candidate, round by round, and the CPU seconds of its intervals' ends."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(int(self.path[1:]))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def __init__(self, candidate, *, with_locust=True):
+        self.candidate = candidate
+        self.fire = candidate.hook(with_locust=with_locust).fire
+        self.per_interval = int(candidate.interval_s * REQUESTS_PER_S)
+        self.seconds, self.ends_s = [], []
+        self._fired = 0
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    user_class = type("Visitor", (FastHttpUser,), {"host": f"http://127.0.0.1:{server.server_port}"})
-    user = user_class(Environment())
-    try:
-        return user.client.get("/200"), user.client.get("/500")
-    finally:
-        server.shutdown()
-
-
-def make_requests(number):
-    """The arguments of that many fired requests."""
-    passed, failed = responses()
-    chance = random.Random(17)
-    requests = []
-    for _ in range(number):
-        fails = chance.random() < FAILED
-        requests.append(
-            {
-                "request_type": "GET",
-                "name": f"/endpoint/{chance.randrange(ENDPOINTS)}",
-                "context": {},
-                "response": failed if fails else passed,
-                "exception": ValueError("failed") if fails else None,
-                "start_time": time.time(),
-                "url": "http://127.0.0.1/",
-                "response_length": chance.randrange(100, 2000),
-                "response_time": chance.lognormvariate(4, 1),
-            }
-        )
-    return requests
-
-
-class Candidate:
-    """Something that listens to requests, and what it has to do later."""
-
-    def __init__(self, *listeners, with_locust=True):
-        if with_locust:
-            environment = Environment()
-            environment.create_local_runner()
-            self.hook = environment.events.request
-        else:
-            self.hook = EventHook()
-        for listener in listeners:
-            self.hook.add_listener(listener)
-
-    def fire(self, requests):
-        """Fire the requests; returns the seconds."""
-        fire = self.hook.fire
+    def round(self, requests):
+        """Fire the requests."""
+        fire = self.fire
         begun = time.perf_counter()
         for request in requests:
             fire(**request)
-        return time.perf_counter() - begun
+        self.seconds.append(time.perf_counter() - begun)
+        self._fired += len(requests)
+        if self.per_interval and self._fired >= self.per_interval:
+            self.end_interval()
+
+    def end_interval(self):
+        """What is due then."""
+        begun = time.process_time()
+        self.candidate.end_interval()
+        self.ends_s.append(time.process_time() - begun)
+        self._fired = 0
+
+    @property
+    def later_ns(self):
+        """Per request, of the intervals' ends."""
+        if not self.per_interval:
+            return 0.0
+        if not self.ends_s:  # its interval is longer than all of this took; the cost does not depend on the requests
+            self.end_interval()
+        return statistics.median(self.ends_s) / self.per_interval * 1e9
+
+    def blocks(self):
+        """The nanoseconds per request of each block of rounds."""
+        starts = range(0, len(self.seconds) - ROUNDS_PER_BLOCK + 1, ROUNDS_PER_BLOCK)
+        requests = ROUNDS_PER_BLOCK * REQUESTS_PER_ROUND
+        return [sum(self.seconds[start : start + ROUNDS_PER_BLOCK]) / requests * 1e9 for start in starts]
 
 
-class Ours:
-    """This package's share: listener, fold, and the events of a window."""
-
-    def __init__(self):
-        scale = Scale(BUCKETS_MS)
-        self.recorder = Recorder(scale, max_series=1000)
-        self.payload = Payload(scale, app_name="Locust", run_id="benchmark", test_name="benchmark", attributes={})
-        self.interval = Interval(0, 10.0, 0, 100, 100, 1, "running")
-        self.totals = Totals()
-        self.take_s, self.events_s, self.longest_step_s = [], [], 0.0
-
-    def end_of_round(self, number):
-        """What the reporter's greenlet does now and then; *number* requests were fired so far."""
-        if number % REQUESTS_PER_WINDOW == 0:
-            begun = last = time.perf_counter()
-            window = self.recorder.take()
-            for _ in window.settle():
-                step = time.perf_counter()
-                self.longest_step_s = max(self.longest_step_s, step - last)
-                last = step
-            taken = time.perf_counter()
-            events = list(self.payload.window_events(window, self.interval, self.totals))
-            self.take_s.append(taken - begun)
-            self.events_s.append(time.perf_counter() - taken)
-            assert len(events) == 1 + ENDPOINTS * 4
+def measure_here(endpoints, rounds):
+    """One repetition, in this process: plain figures."""
+    with Sink(core=1) as sink:
+        pin(0)
+        started, failed = peers.start(sink, *peers.ALL, endpoints=endpoints)
+        nobody = Turns(peers.Bare(), with_locust=False)
+        turns = {"nobody": nobody} | {key: Turns(candidate) for key, candidate in started.items()}
+        take_turns(turns, peers.make_requests(20_000, endpoints), rounds)
+        figures = {"failed": failed, "of": {key: figures_of(turns[key], turns) for key in started if key != "bare"}}
+        ours = started["ours"]
+        per_window = turns["ours"].per_interval
+        figures["window_ns"] = [seconds / per_window * 1e9 for seconds in ours.later_s()]
+        figures["longest_step_ms"] = ours.longest_step_s * 1000
+        figures["own_ns"] = statistics.median(own_ns(turns))
+        for candidate in started.values():
+            candidate.close()
+    return figures
 
 
-def empty(request_type, name, response_time, response_length, response=None, exception=None, context=None,
-          start_time=None, url=None, **_):  # fmt: skip
-    """The least that a listener costs."""
-
-
-def main():
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1600, help="of 500 requests for each candidate (default: 1600)")
-    options = parser.parse_args()
-
-    ours = Ours()
-    candidates = {
-        "nobody": Candidate(with_locust=False),
-        "Locust": Candidate(),
-        "Locust + empty listener": Candidate(empty),
-        "Locust + locust-newrelic": Candidate(ours.recorder.on_request),
-    }
-    requests = make_requests(20_000)
-    seconds = {name: [] for name in candidates}
-    order = list(candidates)
+def take_turns(turns, requests, rounds):
+    """Let all of them fire the same requests, in short rounds and random order."""
+    order = list(turns.values())
     gc.collect()
     gc.disable()
-    for number in range(1, options.rounds + 1):
+    for number in range(rounds):
         start = number * REQUESTS_PER_ROUND % len(requests)
-        part = requests[start : start + REQUESTS_PER_ROUND]
         random.shuffle(order)
-        for name in order:
-            seconds[name].append(candidates[name].fire(part))
-        ours.end_of_round(number * REQUESTS_PER_ROUND)
-        if number % 20 == 0:
+        for turn in order:
+            turn.round(requests[start : start + REQUESTS_PER_ROUND])
+        if number % 20 == 19:
             gc.collect()
-
-    report(seconds, ours)
-
-
-def blocks(rounds_s):
-    """The nanoseconds per request of each block of rounds."""
-    starts = range(0, len(rounds_s) - ROUNDS_PER_BLOCK + 1, ROUNDS_PER_BLOCK)
-    requests = ROUNDS_PER_BLOCK * REQUESTS_PER_ROUND
-    return [sum(rounds_s[start : start + ROUNDS_PER_BLOCK]) / requests * 1e9 for start in starts]
+    gc.enable()
 
 
-def report(seconds, ours):
-    """Print nanoseconds and ratios: medians over the blocks, with minimum and maximum."""
-    times = {name: blocks(rounds_s) for name, rounds_s in seconds.items()}
-    own = [locust_ns - nobody_ns for locust_ns, nobody_ns in zip(times["Locust"], times["nobody"], strict=True)]
-    own_ns = statistics.median(own)
-    take_ns = statistics.median(ours.take_s) / REQUESTS_PER_WINDOW * 1e9
-    events_ns = statistics.median(ours.events_s) / REQUESTS_PER_WINDOW * 1e9
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    print(f"{python}, Locust {locust.__version__}, locust-newrelic {locust_newrelic.__version__}\n")
-    print(f"{'':34}{'ns a request':>14}{'ratio':>8}   least and most")
-    print(f"{'Locust: its own statistics':34}{own_ns:14.0f}{1:8.2f}")
+def own_ns(turns):
+    """What Locust's own statistics cost, block by block."""
+    pairs = zip(turns["bare"].blocks(), turns["nobody"].blocks(), strict=True)
+    return [locust_ns - nobody_ns for locust_ns, nobody_ns in pairs]
 
-    def row(label, name, later_ns=0.0):
-        added = [
-            with_ns - locust_ns + later_ns for with_ns, locust_ns in zip(times[name], times["Locust"], strict=True)
-        ]
-        ratios = [one / whole for one, whole in zip(added, own, strict=True)]
-        middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-        print(f"{label:34}{statistics.median(added):14.0f}{middle:8.2f}   {low:.2f} to {high:.2f}")
 
-    row("an empty listener", "Locust + empty listener")
-    row("locust-newrelic: the listener", "Locust + locust-newrelic")
-    row("locust-newrelic: with all later", "Locust + locust-newrelic", take_ns + events_ns)
-    print(
-        f"\nLater, per request: {take_ns:.0f} ns to count what is left at a window's end (in steps of"
-        f" {ours.longest_step_s * 1000:.1f} ms at the most), {events_ns:.0f} ns for its events."
+def figures_of(turn, turns):
+    """Of a candidate: nanoseconds added, nanoseconds later, and its ratio without what comes later, all by block."""
+    added = [ns - bare_ns for ns, bare_ns in zip(turn.blocks(), turns["bare"].blocks(), strict=True)]
+    return {"added_ns": statistics.median(added), "later_ns": turn.later_ns, "by_block_ns": added,
+            "own_by_block_ns": own_ns(turns)}  # fmt: skip
+
+
+def ratios_of(figures, later_ns):
+    """A ratio to Locust's own statistics for each block."""
+    pairs = zip(figures["by_block_ns"], figures["own_by_block_ns"], strict=True)
+    return [(added + later_ns) / own for added, own in pairs]
+
+
+def repeat(endpoints, processes, rounds):
+    """The figures of so many fresh processes."""
+    all_figures = []
+    for number in range(processes):
+        progress(f"request hook: {endpoints} endpoints, process {number + 1} of {processes}")
+        command = [sys.executable, __file__, "--here", str(endpoints), str(rounds)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        all_figures.append(json.loads(done.stdout.splitlines()[-1]))
+    return all_figures
+
+
+def table(endpoints, all_figures):
+    """Medians over the processes of medians over their blocks; least and most of the processes."""
+    result = Table(
+        f"A request, with {endpoints} endpoints",
+        ["listener beside Locust's statistics", "ns at once", "ns later", "ratio", "per request: least to most"],
+    )
+    own = statistics.median(figures["own_ns"] for figures in all_figures)
+    result.rows.append(["Locust's own statistics", f"{own:,.0f}", "", "1.00", ""])
+    for candidate in peers.ALL[1:]:
+        row(result, candidate, [figures["of"].get(candidate.key) for figures in all_figures], all_figures)
+    ours(result, all_figures)
+    return result
+
+
+def row(result, candidate, of_candidate, all_figures):
+    """The row of a candidate."""
+    if None in of_candidate:
+        reason = next(figures["failed"].get(candidate.key, "it failed") for figures in all_figures)
+        result.failed(candidate.label, reason)
+        return
+    ratios = [statistics.median(ratios_of(figures, figures["later_ns"])) for figures in of_candidate]
+    added, later = (statistics.median(one[what] for one in of_candidate) for what in ("added_ns", "later_ns"))
+    result.rows.append(
+        [candidate.label, f"{added:,.0f}", f"{later:,.0f}", f"{statistics.median(ratios):.2f}",
+         f"{min(ratios):.2f} to {max(ratios):.2f}"]
+    )  # fmt: skip
+
+
+def ours(result, all_figures):
+    """The budget, and what is behind it."""
+    count_ns, events_ns = (
+        statistics.median(figures["window_ns"][index] for figures in all_figures) for index in (0, 1)
+    )
+    ratios = [statistics.median(ratios_of(figures["of"]["ours"], sum(figures["window_ns"]))) for figures in all_figures]
+    longest = max(figures["longest_step_ms"] for figures in all_figures)
+    result.budgets.append(
+        Budget(
+            f"request hook with its window's end, of Locust's own statistics, {len_of(result)}",
+            statistics.median(ratios),
+            BUDGET,
+            GOAL,
+        )
+    )
+    result.note(
+        f"“Later” is a request's share of what its interval's end costs, sending over TLS or gRPC included, as CPU"
+        f" time at {REQUESTS_PER_S:,} requests a second and the candidate's own interval. Of ours,"
+        f" {count_ns:.0f} ns are for counting what was left (in steps of {longest:.1f} ms at the most) and"
+        f" {events_ns:.0f} ns for making the events; the budget is for the listener and these two:"
+        f" {spread(ratios)} of Locust's own statistics."
+    )
+    result.note(
+        "Locust's `--otel` keeps 20 names apart and puts further ones together; locust-telemetry listens to requests"
+        " on workers only."
     )
 
 
+def len_of(result):
+    """By which the tables differ."""
+    return result.title.removeprefix("A request, with ")
+
+
+def measure(quick):
+    """The tables."""
+    processes, rounds = (1, 120) if quick else (7, 320)
+    return [table(endpoints, repeat(endpoints, processes, rounds)) for endpoints in (20, 200)]
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--here"]:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--here", nargs=2, type=int)
+        print(json.dumps(measure_here(*parser.parse_args().here)))
+    else:
+        main(__doc__, measure)

@@ -6,20 +6,17 @@ request had before, but for one of each of 80 endpoints in a window. Prints the 
 compares what was made with what arrived.
 """
 
-import argparse
 import contextlib
 import logging
-import platform
 import tempfile
-import time
 from itertools import count
 from pathlib import Path
 
 import gevent
-import locust
 import psutil
+from memory import BUDGET_MB, GOAL_MB
+from results import Budget, Table, main, progress
 
-import locust_newrelic
 from locust_newrelic.delivery import Delivery
 from locust_newrelic.histogram import Scale
 from locust_newrelic.payload import Interval, Payload, Totals
@@ -64,22 +61,41 @@ class NewRelic:
         pass
 
 
-def main():
-    """Play it and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000_000, help="in all (default: 10 million)")
-    parser.add_argument("--minutes", type=int, default=30, help="how long the outage is (default: 30)")
-    options = parser.parse_args()
+def measure(quick):
+    """The table."""
+    num_requests, minutes = (300_000, 3) if quick else (10_000_000, 30)
     logging.disable(logging.WARNING)
-
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    print(f"{python}, Locust {locust.__version__}, locust-newrelic {locust_newrelic.__version__}")
-    print(f"{options.requests:,} requests with almost as many names, {options.minutes} minutes without New Relic\n")
+    result = Table(
+        f"An outage of New Relic for {minutes} minutes",
+        ["at", "events made", "queued", "left to the spool", "arrived", "spool, MB", "memory added, MB"],
+    )
     with tempfile.TemporaryDirectory() as folder:
-        play(options.requests, options.minutes * 60 // WINDOW_S, folder)
+        play(num_requests, minutes * 60 // WINDOW_S, folder, result)
+    logging.disable(logging.NOTSET)
+    return [result]
 
 
-def play(num_requests, num_windows, folder):
+class Story:
+    """How it goes, row by row."""
+
+    def __init__(self, result, folder):
+        self._result, self._folder = result, Path(folder)
+        self._process = psutil.Process()
+        self._before = self._process.memory_info().rss
+        self.added_mb = []
+
+    def tell(self, label, num_made, delivery, new_relic):
+        """Add a row."""
+        progress(f"soak: {label}")
+        spooled = sum(path.stat().st_size for path in self._folder.iterdir())
+        self.added_mb.append((self._process.memory_info().rss - self._before) / 1e6)
+        numbers = num_made, delivery.num_queued, delivery.num_spooled, new_relic.num_arrived
+        self._result.rows.append(
+            [label, *(f"{number:,}" for number in numbers), f"{spooled / 1e6:.1f}", f"{self.added_mb[-1]:+.1f}"]
+        )
+
+
+def play(num_requests, num_windows, folder, result):
     """All windows, the recovery, and the replay."""
     clock, new_relic = Clock(), NewRelic()
     scale, totals = Scale((100, 250, 500, 1000, 2500, 5000, 10000)), Totals()
@@ -87,17 +103,8 @@ def play(num_requests, num_windows, folder):
     payload = Payload(scale, app_name="Locust", run_id="soak", test_name="soak", attributes={})
     delivery = Delivery(new_relic, spool=Spool(folder), clock=clock)
     new_names = count()
-    process, begun_s = psutil.Process(), time.perf_counter()
-    before = process.memory_info().rss
+    story = Story(result, folder)
     num_made = 0
-
-    def show(label):
-        spooled = sum(path.stat().st_size for path in Path(folder).iterdir())
-        print(
-            f"{label:12}{time.perf_counter() - begun_s:8.0f} s{num_made:10,} made{delivery.num_queued:8,} queued"
-            f"{delivery.num_spooled:8,} left to the spool of {spooled / 1e6:5.1f} MB{new_relic.num_arrived:8,} arrived"
-            f"   memory {(process.memory_info().rss - before) / 1e6:+6.1f} MB"
-        )
 
     for number in range(num_windows):
         for index in range(num_requests // num_windows):
@@ -113,19 +120,24 @@ def play(num_requests, num_windows, folder):
         delivery.put(events)
         gevent.sleep(0.01)
         if number % max(num_windows // 10, 1) == 0 or number == num_windows - 1:
-            show(f"{(number + 1) * WINDOW_S / 60:.1f} min")
+            story.tell(f"{(number + 1) * WINDOW_S / 60:.1f} min", num_made, delivery, new_relic)
 
     new_relic.is_well = True
     while delivery.num_queued:
         gevent.sleep(0.05)
     delivery.close(10)
-    show("recovered")
+    story.tell("recovered", num_made, delivery, new_relic)
     replayed = replay(folder, new_relic, int(clock.now_s * 1000))
-    show("replayed")
+    story.tell("replayed", num_made, delivery, new_relic)
     assert new_relic.arrived == set(range(1, num_made + 1))
     assert new_relic.num_arrived == num_made
     assert totals.numbers.num_requests == num_requests // num_windows * num_windows
-    print(f"\nAll {num_made:,} events arrived, each once: {replayed:,} of them by the replay.")
+    what = f"memory added by {num_requests:,} requests with ever new names, and an outage"
+    result.budgets.append(Budget(what, max(story.added_mb), BUDGET_MB, GOAL_MB, " MB"))
+    result.note(
+        f"{num_requests:,} requests with almost as many names, on a clock of its own. All {num_made:,} events arrived,"
+        f" each once: {replayed:,} of them by the replay."
+    )
 
 
 def replay(folder, new_relic, now_ms):
@@ -143,4 +155,4 @@ def replay(folder, new_relic, now_ms):
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)

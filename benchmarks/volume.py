@@ -5,16 +5,15 @@ Relic's accounts are charged by. Each endpoint has 200 requests in a window (log
 the requests of every tenth endpoint, "all fail" 2 % of those of each.
 """
 
-import argparse
 import json
-import platform
 import random
 from collections import Counter
 from types import SimpleNamespace
 
-import locust
+import stored
+from locust.stats import StatsError
+from results import Budget, Table, main, progress
 
-import locust_newrelic
 from locust_newrelic.gathering import NodesInTurn, Slot
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
@@ -32,7 +31,7 @@ BEGUN_MS = 1_795_000_000_000
 
 def window(chance, endpoints, every):
     """The window of a run with so many endpoints."""
-    recorder = Recorder(Scale(BUCKETS_MS), 1000)
+    recorder = Recorder(Scale(BUCKETS_MS), 1000, error_text=StatsError.parse_error)
     passed, failed = SimpleNamespace(status_code=200), SimpleNamespace(status_code=503)
     kinds = ("items", "carts", "search", "orders")
     for index in range(endpoints):
@@ -94,38 +93,53 @@ def told_of(slot, turns):
             yield told
 
 
-def main():
-    """Weigh and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+def measure(quick):
+    """The tables."""
     hour = 3600 / INTERVAL_S / NUM_WINDOWS
-    print(
-        f"{platform.python_implementation()} {platform.python_version()}, Locust {locust.__version__},"
-        f" locust-newrelic {locust_newrelic.__version__}\n\nBytes per event, 50 endpoints, 10 workers, all fail:\n"
+    events = Table(
+        "An event, as New Relic stores it",
+        ["50 endpoints, 10 workers, each endpoint fails", "bytes", "an hour", "MB an hour"],
     )
-    numbers, sizes = weigh(50, 10, 1)
-    print(f"  {'':26}{'bytes':>8}{'an hour':>12}{'MB an hour':>12}")
+    numbers, sizes = weigh(BUDGET_ENDPOINTS, 10, 1)
     for event_type, number in numbers.items():
         size = sizes[event_type]
-        print(f"  {event_type:26}{size / number:8.0f}{number * hour:12,.0f}{size * hour / 1e6:12.2f}")
+        events.rows.append([event_type, f"{size / number:.0f}", f"{number * hour:,.0f}", f"{size * hour / 1e6:.2f}"])
+    return [events, hour_table(WORKERS[:3] if quick else WORKERS, hour)]
 
-    print("\nMB an hour, by endpoints and workers (0: a local run):\n")
-    print(f"  {'':22}" + "".join(f"{workers:>9,}" for workers in WORKERS))
+
+def hour_table(workers, hour):
+    """MB in an hour."""
+    columns = ("local run" if not number else f"{number:,} worker{'s' * (number > 1)}" for number in workers)
+    result = Table(
+        f"Stored in an hour, in MB of JSON, at the default interval of {INTERVAL_S} s",
+        ["", "endpoints", *columns],
+    )
     for endpoints in ENDPOINTS:
         for label, every in FAILING.items():
-            stored = [sum(weigh(endpoints, workers, every)[1].values()) * hour / 1e6 for workers in WORKERS]
-            verdict = verdict_on(endpoints, max(stored))
-            print(f"  {endpoints:>4} {label:17}" + "".join(f"{megabytes:9.1f}" for megabytes in stored) + verdict)
-
-
-def verdict_on(endpoints, megabytes):
-    """Whether the budget is kept, where there is one."""
-    if endpoints != BUDGET_ENDPOINTS:
-        return ""
-    verdict = "kept" if megabytes <= BUDGET_MB else "NOT kept"
-    reached = "reached" if megabytes <= GOAL_MB else "not reached"
-    return f"   budget {BUDGET_MB} {verdict}, goal {GOAL_MB} {reached}"
+            progress(f"volume: {endpoints} endpoints, {label}")
+            amounts = [sum(weigh(endpoints, number, every)[1].values()) * hour / 1e6 for number in workers]
+            result.rows.append([f"locust-newrelic, {label}", str(endpoints), *(f"{amount:.1f}" for amount in amounts)])
+            if endpoints == BUDGET_ENDPOINTS:
+                what = f"stored in an hour, {endpoints} endpoints, {label}, at the most of all numbers of workers"
+                result.budgets.append(Budget(what, max(amounts), BUDGET_MB, GOAL_MB, " MB"))
+    rate = BUDGET_ENDPOINTS * REQUESTS_PER_ENDPOINT // INTERVAL_S
+    for label, found in stored.per_hour(rate, BUDGET_ENDPOINTS).items():
+        if isinstance(found, str):
+            result.failed(label, found)
+        else:
+            each = (f"{found[1] * max(number, 1):,.1f}" for number in workers)
+            result.rows.append([label, str(BUDGET_ENDPOINTS), *each])
+    result.note(
+        f"“some fail”: {FAILED:.0%} of the requests of every tenth endpoint, “all fail”: of each, in nearly each"
+        " window. Of more than 20 workers LocustNode events take turns."
+    )
+    result.note(
+        f"Peers with {rate:,} requests a second on each worker; of OpenTelemetry MB of Protobuf as sent, at their"
+        " default intervals (60 s and 3 s), each worker for itself. Locust's `--otel` keeps 20 of the names apart, and"
+        " neither sends traces here."
+    )
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)
