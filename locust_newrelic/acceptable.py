@@ -6,9 +6,9 @@ The limits are those of New Relic's "Data requirements and limits for custom eve
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, TypeGuard
 
 Value = str | int | float
@@ -64,19 +64,30 @@ def acceptable(attributes: Mapping[str, object]) -> Attributes:
     """
     accepted: Attributes = {}
     for name, value in attributes.items():
-        if isinstance(value, str):
-            accepted[name] = _acceptable_text(value)
-        elif isinstance(value, bool):
-            accepted[name] = "true" if value else "false"
-        elif isinstance(value, int):
-            accepted[name] = max(-_LARGEST_INTEGER, min(int.__int__(value), _LARGEST_INTEGER))
-        elif isinstance(value, float):
-            if math.isfinite(value):
-                accepted[name] = float.__float__(value)
+        kind = type(value)
+        usual = (
+            (kind is float and isfinite(value))  # type: ignore[arg-type]
+            or (kind is int and -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER)  # type: ignore[operator]
+            or (kind is str and len(value) <= LONGEST_VALUE and value.isascii())  # type: ignore[arg-type, attr-defined]
+        )
+        if usual:
+            accepted[name] = value  # type: ignore[assignment]
         elif value is not None:
-            accepted[name] = _acceptable_text(_text(value))
-
+            accepted |= _acceptable(name, value)
     return accepted
+
+
+def _acceptable(name: str, value: object) -> Attributes:
+    """The attribute, if there is something in it that New Relic takes."""
+    if isinstance(value, str):
+        return {name: _acceptable_text(value)}
+    if isinstance(value, bool):
+        return {name: "true" if value else "false"}
+    if isinstance(value, int):
+        return {name: max(-_LARGEST_INTEGER, min(int.__int__(value), _LARGEST_INTEGER))}
+    if isinstance(value, float):
+        return {name: float.__float__(value)} if isfinite(value) else {}
+    return {name: _acceptable_text(_text(value))}
 
 
 def with_acceptable_names(attributes: Mapping[Any, object], prefix: str = "") -> dict[str, object]:

@@ -84,7 +84,7 @@ class Distribution:
     def __init__(self, scale: Scale, bins: Mapping[int, int]) -> None:
         self._scale = scale
         self._indexes = sorted(bins)
-        self._totals = list(accumulate(bins[index] for index in self._indexes))
+        self._totals = list(accumulate(map(bins.__getitem__, self._indexes)))
 
     @property
     def count(self) -> int:

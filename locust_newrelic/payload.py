@@ -209,8 +209,8 @@ class Totals:
 class Payload:
     """Makes the events of one run, each with what all of them carry.
 
-    *attributes* are the user's own; what is put into them later is on all events from then on. *dimensions* are the
-    names of what requests are counted by as well.
+    *attributes* are the user's own, acceptable already; what is put into them later is on all events from then on.
+    *dimensions* are the names of what requests are counted by as well.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Payload:
         self._seq = count(1)
         self._limits = [f"le_{limit}" for limit in scale.limits_ms]
         self._attributes = attributes
-        self._common = {"appName": app_name, "run_id": run_id, "test_name": test_name}
+        self._common = acceptable({"appName": app_name, "run_id": run_id, "test_name": test_name})
         self._dimensions = tuple(dimensions)
         self._sample_rate = sample_rate
 
@@ -381,8 +381,15 @@ class Payload:
     def _event(
         self, event_type: str, timestamp_ms: int, stats_epoch: int, attributes: Mapping[str, Value | None]
     ) -> NewRelicEvent:
-        envelope = {"eventType": event_type, "timestamp": timestamp_ms, **self._attributes, **self._common}
-        event = acceptable({**envelope, "stats_epoch": stats_epoch, "seq": next(self._seq), **attributes})
+        event: NewRelicEvent = {
+            "eventType": event_type,
+            "timestamp": timestamp_ms,
+            **self._attributes,
+            **self._common,
+            "stats_epoch": stats_epoch,
+            "seq": next(self._seq),
+            **acceptable(attributes),
+        }
         return event if len(event) < MOST_ATTRIBUTES else self._cut(event)
 
     def _cut(self, event: NewRelicEvent) -> NewRelicEvent:

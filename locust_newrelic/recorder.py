@@ -70,7 +70,8 @@ class Counts:
 
     def __init__(self, scale: Scale, max_numbers: int) -> None:
         self.numbers: dict[tuple[Key, int], Numbers] = {}
-        self.waiting: list[tuple[Kind, list[Any]]] = []
+        self.waiting: list[tuple[bool, int | None, str, Any, list[Any]]] = []
+        """Whether the requests failed, status code, method, place, and response times and content lengths by turns."""
         self._scale = scale
         self._max_numbers = max_numbers
 
@@ -80,11 +81,16 @@ class Counts:
     def rows(self) -> Iterator[Row | None]:
         """Count what waits, with None for each step, then hand over row after row."""
         while self.waiting:
-            self.count_many(*self.waiting.pop())
+            self.count_waiting()
             yield None
         while self.numbers:
             (key, status_code), numbers = self.numbers.popitem()
             yield key, status_code, numbers
+
+    def count_waiting(self) -> None:
+        """Count some of what waits."""
+        failed, status_code, method, place, requests = self.waiting.pop()
+        self.count_many(Kind(_key(method, place), _status_code(status_code), failed), requests)
 
     def count(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
         """Count one request."""
@@ -394,7 +400,7 @@ class Recorder:
         counts = self._counts
         self._hand_over_pending()
         while counts.waiting:
-            counts.count_many(*counts.waiting.pop())
+            counts.count_waiting()
             yield
 
     def forget_names(self) -> None:
@@ -407,14 +413,14 @@ class Recorder:
 
     def _hand_over_pending(self) -> None:
         """Leave what the listener has put aside to the open window."""
+        waiting = self._counts.waiting
         for failed, kinds in zip((False, True), self._pending, strict=True):
             for status_code, methods in kinds.items():
                 for method, names in methods.items():
                     for name, pending in names.items():
                         if pending:
                             names[name] = []
-                            kind = Kind(_key(method, name), _status_code(status_code), failed)
-                            self._counts.waiting.append((kind, pending))
+                            waiting.append((failed, status_code, method, name, pending))
 
     def _count_pending(self, pending: list[Any], failed: bool, status_code: Any, method: Any, place: Any) -> None:
         """Count what the listener has put aside for one kind of request."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from itertools import accumulate, islice, pairwise
 from operator import add, gt
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,9 @@ VERSION = 1
 
 NUM_OFFSETS = 20
 """The clock of a worker is judged by that many of its last reports."""
+
+
+_HEALTH = [field.name for field in fields(Health)]
 
 
 class UnknownVersionError(MalformedError):
@@ -165,7 +168,7 @@ def _pack_part(part: Part) -> dict[str, Any]:
         "start": part.start_ms,
         "reset": part.was_reset,
         "buckets": list(part.buckets_ms),
-        "health": list(astuple(part.health)),
+        "health": [getattr(part.health, name) for name in _HEALTH],
         "hidden": part.window.hidden.hashes,
         "dimensions": list(part.dimensions),
         "names": plain.encodable([text for key in keys for text in key[:2]]),

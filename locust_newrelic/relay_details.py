@@ -48,45 +48,47 @@ def pack(details: Details, places: Places) -> dict[str, Any] | None:
     """The details as plain values, None if there are none; *places* says where the keys are."""
     if not details and details.samples.bound == 1.0:
         return None
-    failures, exceptions, samples, records = (
-        details.failures,
-        list(details.exceptions.items()),
-        list(details.samples),
-        details.records.events,
-    )
+    packed: dict[str, Any] = {"bound": details.samples.bound, "refused": details.records.num_refused}
+    if details.failures:
+        packed |= _pack_failures(details.failures, places)
+    if details.exceptions:
+        texts = zip(*details.exceptions, strict=True)
+        packed["exceptions"] = [*(plain.encodable(list(column)) for column in texts), [*details.exceptions.values()]]
+    if details.samples:
+        packed["samples"] = _pack_samples(list(details.samples), places)
+    if details.records.events:
+        packed["events"] = [
+            [event.event_type for event in details.records.events],
+            [event.timestamp_ms for event in details.records.events],
+            [event.attributes for event in details.records.events],
+        ]
+    return packed
+
+
+def _pack_failures(failures: Mapping[Failure, int], places: Places) -> dict[str, Any]:
     texts: dict[str, int] = {}  # most failures have an error in common
-    return {
-        "failures": [
-            [places[failure.key] for failure in failures],
-            [texts.setdefault(failure.error_type, len(texts)) for failure in failures],
-            [texts.setdefault(failure.error, len(texts)) for failure in failures],
-            list(failures.values()),
-        ],
-        "errors": plain.encodable(list(texts)),
-        "exceptions": [
-            *(plain.encodable(texts) for texts in _columns([exception for exception, _ in exceptions], 4)),
-            [number for _, number in exceptions],
-        ],
-        "bound": details.samples.bound,
-        "samples": [
-            [sample.lot for sample in samples],
-            [places[sample.key] for sample in samples],
-            [_NONE if sample.timestamp_ms is None else sample.timestamp_ms for sample in samples],
-            [_NONE if sample.response_time_ms is None else sample.response_time_ms for sample in samples],
-            [sample.content_length for sample in samples],
-            [sample.status_code for sample in samples],
-            plain.encodable([sample.url or "" for sample in samples]),
-            plain.encodable([sample.error.error_type if sample.error else "" for sample in samples]),
-            plain.encodable([sample.error.error if sample.error else "" for sample in samples]),
-            [sample.context for sample in samples],
-        ],
-        "events": [
-            [event.event_type for event in records],
-            [event.timestamp_ms for event in records],
-            [event.attributes for event in records],
-        ],
-        "refused": details.records.num_refused,
-    }
+    columns = [
+        [places[failure.key] for failure in failures],
+        [texts.setdefault(failure.error_type, len(texts)) for failure in failures],
+        [texts.setdefault(failure.error, len(texts)) for failure in failures],
+        list(failures.values()),
+    ]
+    return {"failures": columns, "errors": plain.encodable(list(texts))}
+
+
+def _pack_samples(samples: Sequence[Sample], places: Places) -> list[list[Any]]:
+    return [
+        [sample.lot for sample in samples],
+        [places[sample.key] for sample in samples],
+        [_NONE if sample.timestamp_ms is None else sample.timestamp_ms for sample in samples],
+        [_NONE if sample.response_time_ms is None else sample.response_time_ms for sample in samples],
+        [sample.content_length for sample in samples],
+        [sample.status_code for sample in samples],
+        plain.encodable([sample.url or "" for sample in samples]),
+        plain.encodable([sample.error.error_type if sample.error else "" for sample in samples]),
+        plain.encodable([sample.error.error if sample.error else "" for sample in samples]),
+        [sample.context for sample in samples],
+    ]
 
 
 def unpack(data: object, keys: Sequence[Key]) -> Details:
@@ -112,7 +114,7 @@ def unpack(data: object, keys: Sequence[Key]) -> Details:
 
 def _failures(fields: Mapping[str, Any], keys: Sequence[Key]) -> Iterator[tuple[Failure, int]]:
     places, types, errors, numbers = _read_columns(fields, "failures", 4, MOST_FAILURES + len(keys))
-    texts = plain.texts(fields.get("errors"), "errors")
+    texts = plain.texts(fields.get("errors", []), "errors")
     plain.integers(places, 0, len(keys) - 1, "failures")
     plain.integers(types + errors, 0, len(texts) - 1, "failures")
     plain.integers(numbers, 1, plain.LARGEST, "failures")
@@ -178,12 +180,10 @@ def _attributes(value: object, name: str, prefix: str = "") -> Attributes:
 
 
 def _read_columns(fields: Mapping[str, Any], name: str, number: int, longest: int) -> list[list[Any]]:
-    """That many columns of the same length."""
+    """That many columns of the same length; empty ones if there are none."""
+    if name not in fields:
+        return [[] for _ in range(number)]
     columns = [plain.items(column, name) for column in plain.items(fields.get(name), name)]
     if len(columns) != number or len(set(map(len, columns))) != 1 or len(columns[0]) > longest:
         raise plain.MalformedError(name)
     return columns
-
-
-def _columns(rows: Sequence[Sequence[str]], number: int) -> list[list[str]]:
-    return [[row[index] for row in rows] for index in range(number)]

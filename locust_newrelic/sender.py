@@ -25,7 +25,7 @@ from locust.stats import StatsError
 
 from . import relay
 from ._version import __version__
-from .acceptable import address_only
+from .acceptable import acceptable, address_only
 from .config import ConfigError, ci_attributes
 from .delivery import BREATH_S, Delivery, in_bytes
 from .gathering import Gathering, NodesInTurn
@@ -363,7 +363,7 @@ class Sender(Reporter):
             app_name=config.app_name,
             run_id=run_id,
             test_name=config.test_name or profile or self.environment.locustfile or "locust",
-            attributes=ChainMap(self._own.attributes, {**self._ci, **config.attributes}),
+            attributes=ChainMap(self._own.attributes, acceptable({**self._ci, **config.attributes})),
             dimensions=config.dimensions,
             sample_rate=config.sample_rate,
         )

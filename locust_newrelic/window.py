@@ -80,7 +80,10 @@ class Numbers:
         """The histogram of all response times."""
         if self.loose:
             loose, self.loose = self.loose, NONE_LOOSE
-            merge(self._bins, Counter(loose))
+            if self._bins:
+                merge(self._bins, Counter(loose))
+            else:
+                self._bins = dict(Counter(loose))
         return self._bins
 
     @bins.setter
