@@ -7,14 +7,17 @@ from array import array
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from locust.rpc.protocol import Message
+from locust.stats import StatsError
 from new_relic import why_refused
+from test_recorder import anything, odd_requests
 from test_window import SCALE, fire, fired, make_window, told
 
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
+from locust_newrelic.own import Own
 from locust_newrelic.payload import PHASE_STOP, Interval, Node, Payload, Totals
 from locust_newrelic.plain import MalformedError, packed
 from locust_newrelic.recorder import Recorder
@@ -158,9 +161,9 @@ def read(reading, words):
     return None
 
 
-def events_of(report):
+def events_of(report, dimensions=()):
     """The events of all kinds that are made of a report's windows."""
-    payload, totals = Payload(SCALE, app_name="a", run_id="r", test_name="t", attributes={}), Totals()
+    payload, totals = make_payload(dimensions), Totals()
     names, window = Names(3), Window(max_rows=100)
     for got in report.parts:
         for _ in window.merge(got.window, names):
@@ -169,6 +172,13 @@ def events_of(report):
     yield from payload.late_events(window, NOW_MS, 0, totals)
     yield from payload.window_events(window, Interval(NOW_MS, 10.0, 0), totals)
     yield payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, 10.0, {}))
+
+
+def make_payload(dimensions):
+    """The payload of a run with those dimensions."""
+    return Payload(
+        SCALE, app_name="a", run_id="r", test_name="t", attributes={}, dimensions=dimensions, sample_rate=1.0
+    )
 
 
 WORDS = {
@@ -291,7 +301,185 @@ def test_many_requests():
     assert got.window.num_requests == 12_000
 
 
-OPTIONS = RunOptions("run", 2.5, (100, 250), 1000)
+# -- details -------------------------------------------------------------------------------------------------------
+
+DIMENSIONS = ("tenant", "plan")
+
+errors = st.builds(ValueError, st.text(st.characters()))
+own_events = st.tuples(
+    st.sampled_from(["Order", "a:b"]), st.dictionaries(st.text(st.characters(), max_size=9), anything)
+)
+
+
+def detailed(requests, exceptions, events, max_series, dimensions=DIMENSIONS):
+    """A part of a report with those requests, all of them sampled, those users' exceptions and own events."""
+    recorder = Recorder(SCALE, max_series, dimensions=dimensions, sample_rate=1.0, error_text=StatsError.parse_error)
+    own = Own()
+    own.hand_over(recorder.record_event)
+    for request in requests:
+        for listener in recorder.listeners:
+            listener(**request)
+    for error in exceptions:
+        recorder.record_exception("Shopper", error, None)
+    for event_type, attributes in events:
+        own.record(event_type, attributes)
+    return Part("run", NOW_MS, SCALE.limits_ms, recorder.take(), Health(), dimensions=dimensions)
+
+
+contexts = st.fixed_dictionaries({}, optional={"tenant": anything, "plan": st.sampled_from("ab"), "other": anything})
+few_odd = st.builds(lambda request, context: {**request, "context": context}, odd_requests, contexts)
+detailed_parts = st.builds(
+    detailed,
+    st.lists(odd_requests | few_odd, max_size=8),
+    st.lists(errors, max_size=3),
+    st.lists(own_events, max_size=3),
+    st.integers(1, 5) | st.just(1000),
+)
+
+
+def in_utf8(value):
+    """The same with a replacement for what UTF-8 has no form for."""
+    if isinstance(value, tuple):
+        return tuple(map(in_utf8, value))
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def details_of(window):
+    """All that the details of a window tell."""
+    details, failures, exceptions = window.details, Counter(), Counter()
+    for failure, number in details.failures.items():
+        failures[in_utf8(tuple(failure))] += number
+    for exception, number in details.exceptions.items():
+        exceptions[in_utf8(tuple(exception))] += number
+    samples = sorted(
+        (
+            sample.lot, in_utf8(tuple(sample.key)), sample.timestamp_ms, sample.response_time_ms,
+            float(sample.content_length), sample.status_code, in_utf8(sample.url or None),
+            None if sample.error is None else in_utf8(tuple(sample.error)), sample.context,
+        )
+        for sample in details.samples
+    )  # fmt: skip
+    return failures, exceptions, details.samples.bound, samples, details.records.events, details.records.num_refused
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(detailed_parts, max_size=2), st.sampled_from([1.0, 0.5]), st.integers(0, 3))
+def test_details_there_and_back(recorded, bound, num_refused):
+    """Through real msgpack, details and values of dimensions stay what they were, whatever was fired and recorded."""
+    for sent in recorded:
+        sent.window.details.samples.lower(bound)
+        sent.window.details.records.num_refused += num_refused
+    back = unpack(travel(pack(Report(NOW_MS, recorded))), SCALE, DIMENSIONS)
+
+    for sent, got in zip(recorded, back.parts, strict=True):
+        assert details_of(got.window) == details_of(sent.window)
+        assert got.dimensions == DIMENSIONS
+        counts, expected = Counter(), Counter()
+        for found, window in ((counts, got.window), (expected, sent.window)):
+            for key, series in window.series.items():
+                found[in_utf8(tuple(key))] += series.total().num_requests
+        assert counts == expected
+        assert bool(got.window) == bool(sent.window)
+
+
+def test_values_of_dimensions_there_and_back():
+    """Each value of a dimension stays where it was; a request that has none has none."""
+    contexts = [{"tenant": "a"}, {"plan": "b"}, {"tenant": "a", "plan": "b"}, {}, {"tenant": ""}]
+    there = detailed([USUAL | {"context": context} for context in contexts], [], [], 1000)
+    (got,) = unpack(travel(pack(Report(NOW_MS, [there]))), SCALE, DIMENSIONS).parts
+
+    values = {key.values: series.total().num_requests for key, series in got.window.series.items()}
+    assert values == {("a", None): 1, (None, "b"): 1, ("a", "b"): 1, (): 2}
+
+
+USUAL = {"request_type": "GET", "name": "/", "response_time": 1.5, "response_length": 10}
+
+
+def full_report():
+    """A report in which there is something of everything."""
+    requests = [
+        USUAL | {"context": {"tenant": "a", "b": 1}, "exception": "no", "url": "/", "start_time": NOW_MS / 1000}
+    ]
+    return pack(Report(NOW_MS, [detailed(requests, [ValueError("no")], [("Order", {"a": 1, "b": "c"})], 1000)]))
+
+
+@given(st.data())
+def test_malformed_details(data):
+    """However details are malformed, the report is refused as a whole, by one of the words, or makes whole events."""
+    there = full_report()
+    for _ in range(data.draw(st.integers(1, 3))):
+        paths = [path for path in places(there) if {"details", "values", "dimensions", "names"} & set(path)]
+        if not paths:
+            break
+        there = changed(there, data.draw(st.sampled_from(paths)), data.draw(changes))
+
+    report = read(lambda: unpack(there, SCALE, DIMENSIONS), WORDS)
+    assert report is None or {why_refused(event) for event in events_of(report, DIMENSIONS)} == {None}
+
+
+MALFORMED = {
+    "details that are none": (["details"], 7, "details"),
+    "no failures": (["details", "failures"], [], "failures"),
+    "failures of unequal columns": (["details", "failures", 1], [], "failures"),
+    "a failure of no endpoint": (["details", "failures", 0], [1], "failures"),
+    "a failure that never was": (["details", "failures", 3], [0], "failures"),
+    "too many failures": (["details", "failures"], [[0] * 202, ["x"] * 202, ["y"] * 202, [1] * 202], "failures"),
+    "an error too long": (["details", "failures", 2], ["x" * 4097], "failures"),
+    "an exception that never was": (["details", "exceptions", 4], [-1], "exceptions"),
+    "an exception that is no text": (["details", "exceptions", 3], [None], "exceptions"),
+    "too many exceptions": (["details", "exceptions"], [["x"] * 52] * 4 + [[1] * 52], "exceptions"),
+    "a bound above all": (["details", "bound"], 1.5, "bound"),
+    "a lot above all": (["details", "samples", 0], [1.5], "samples"),
+    "a lot that is none": (["details", "samples", 0], [math.nan], "samples"),
+    "a sample of no endpoint": (["details", "samples", 1], [1], "samples"),
+    "a sample of no moment": (["details", "samples", 2], [0.5], "samples"),
+    "a sample that took for ever": (["details", "samples", 3], [1e16], "samples"),
+    "a status that is none": (["details", "samples", 5], [10_000], "samples"),
+    "an address too long": (["details", "samples", 6], ["x" * 4097], "samples"),
+    "a context that is none": (["details", "samples", 9], [None], "samples"),
+    "a context of another name": (["details", "samples", 9], [{"name": 1}], "samples"),
+    "a context of nested things": (["details", "samples", 9], [{"context.a": [1]}], "samples"),
+    "a context too large": (["details", "samples", 9], [{f"context.a{n}": 1 for n in range(255)}], "samples"),
+    "too many samples": (["details", "samples"], [[0.5] * 1001] * 10, "samples"),
+    "an event of New Relic's": (["details", "events", 0], ["Metric"], "events"),
+    "an event of no type": (["details", "events", 0], [["Order"]], "events"),
+    "an event of no moment": (["details", "events", 1], [-1], "events"),
+    "an event of a far moment": (["details", "events", 1], [2**53 + 1], "events"),
+    "an event with a reserved name": (["details", "events", 2], [{"nr.a": 1}], "events"),
+    "an event with a truth": (["details", "events", 2], [{"a": True}], "events"),
+    "too many events": (["details", "events"], [["Order"] * 1001, [1] * 1001, [{}] * 1001], "events"),
+    "fewer than none refused": (["details", "refused"], -1, "refused"),
+    "too few values": (["values"], ["a"], "names"),
+    "a value that is no text": (["values"], ["a", 7], "values"),
+    "a value too long": (["values"], ["a", "x" * 4097], "values"),
+    "no dimensions": (["dimensions"], [], "dimensions"),
+    "dimensions that are none": (["dimensions"], None, "dimensions"),
+    "dimensions in another order": (["dimensions"], ["plan", "tenant"], "dimensions"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "word"), MALFORMED.values(), ids=MALFORMED)
+def test_each_way_to_be_malformed(path, value, word):
+    """Each part of the details that cannot be is refused by its name; without the change, the report is whole."""
+    there = full_report()
+    unpack(there, SCALE, DIMENSIONS)
+    there = changed(there, ("windows", 0, *path), lambda _: value)
+
+    with pytest.raises(MalformedError, match=f"^{word}$"):
+        unpack(there, SCALE, DIMENSIONS)
+
+
+@pytest.mark.parametrize(("worker", "master"), [(("a",), ()), ((), ("a",)), (("a", "b"), ("b", "a")), (("a",), ("b",))])
+def test_other_dimensions(worker, master):
+    """A worker whose dimensions are not the master's counts something else: its report is refused."""
+    there = pack(Report(NOW_MS, [detailed([USUAL], [], [], 1000, dimensions=worker)]))
+
+    with pytest.raises(MalformedError, match=r"^dimensions$"):
+        unpack(there, SCALE, master)
+    assert unpack(there, SCALE, worker).parts[0].window.num_requests == 1
+
+
+OPTIONS = RunOptions("run", 2.5, (100, 250), 1000, ("tenant",), 0.25)
 
 
 def test_options_of_a_run():
