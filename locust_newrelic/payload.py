@@ -283,12 +283,10 @@ class Payload:
             yield self._event(EXCEPTION, start_ms, epoch, {**_exception(exception), "num_exceptions": number})
         rate = min(self._sample_rate, details.samples.bound)
         for sample in details.samples:
-            moment_ms = sample.timestamp_ms
-            if moment_ms is None or abs(moment_ms - start_ms) > FARTHEST_MS:
-                moment_ms = start_ms
+            moment_ms = _moment_ms(sample.timestamp_ms, start_ms)
             yield self._event(REQUEST, moment_ms, epoch, {**self._sample(sample), "sample_rate": rate})
         for own in details.records.events:
-            yield self.own_event(own, epoch)
+            yield self.own_event(replace(own, timestamp_ms=_moment_ms(own.timestamp_ms, start_ms)), epoch)
 
     def own_event(self, own: Recorded, stats_epoch: int) -> NewRelicEvent:
         """An event of the user's own."""
@@ -471,6 +469,11 @@ class Payload:
 
         values = distribution.quantiles(_QUANTILES, low=numbers.min_ms, high=numbers.max_ms)
         return {**{name: _rounded(value) for name, value in zip(names, values, strict=True)}, **counts}
+
+
+def _moment_ms(time_ms: int | None, start_ms: int) -> int:
+    """The moment of something in the window that began at *start_ms*: that itself if no other can be."""
+    return start_ms if time_ms is None or abs(time_ms - start_ms) > FARTHEST_MS else time_ms
 
 
 def _error(error: Error | Failure) -> dict[str, Value | None]:
