@@ -11,23 +11,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from new_relic import MOST_ATTRIBUTES, NRQL_WORDS, why_refused
+from test_own import own_events
+from test_recorder import odd_requests
 
 from locust_newrelic.acceptable import LONGEST_NAME, acceptable
 from locust_newrelic.config import MOST_BUCKETS
+from locust_newrelic.details import Recorded
 from locust_newrelic.dictionary import DICTIONARY, OWN_NAMES
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
+from locust_newrelic.own import MOST_RECORDED_ATTRIBUTES, Own
 from locust_newrelic.payload import (
     MOST_USER_ATTRIBUTES,
     PHASE_START,
     PHASE_STOP,
+    Endpoint,
     Interval,
     Node,
     Payload,
     Totals,
+    Volume,
     why_not_an_attribute,
 )
 from locust_newrelic.recorder import Recorder
+from locust_newrelic.window import Numbers
 
 SCALE = Scale((100, 1000))
 NOW_MS = int(time.time()) * 1000
@@ -579,3 +586,217 @@ def test_new_relic_takes_every_name_that_we_accept(name):
     """What we do not refuse New Relic does not, either."""
     if why_not_an_attribute(name) is None:
         assert why_refused({"eventType": "Own", "timestamp": NOW_MS, name: "x"}) is None
+
+
+# -- details -------------------------------------------------------------------------------------------------------
+
+DIMENSIONS = ("tenant", "plan")
+
+
+FIRED = {
+    "response": SimpleNamespace(status_code=503), "exception": "no", "context": {"tenant": "a", "b": [1]},
+    "url": "/x?y", "start_time": NOW_MS / 1000 + 1,
+}  # fmt: skip
+
+
+def detailed_window(own=(), **further):
+    """A window with a failed request, of which all there is to tell is fired, an exception and events of a user's."""
+    recorder = Recorder(SCALE, 1000, dimensions=DIMENSIONS, sample_rate=1.0)
+    for listener in recorder.listeners:
+        listener("GET", "/<", 12.34567, 100, **{**FIRED, **further})
+    recorder.record_exception("Shopper", KeyError("no"), None)
+    for event in own:
+        recorder.record_event(event)
+    return recorder.take()
+
+
+def payload_of_details(**attributes):
+    """The payload of a run with dimensions and samples."""
+    return Payload(
+        SCALE, app_name="Shop", run_id="run-1", test_name="checkout", attributes=attributes,
+        dimensions=DIMENSIONS, sample_rate=0.5,
+    )  # fmt: skip
+
+
+ENVELOPE = {"appName": "Shop", "run_id": "run-1", "test_name": "checkout", "stats_epoch": 3}
+FAILED = {"method": "GET", "name": "/<", "tenant": "a", "error": "'no'"}
+OWN = Recorded("Order", NOW_MS + 2, {"price": 1.5, "run_id": "mine", "seq": 0, "late": "x", "stats_epoch": "e"})
+TOLD = [
+    {"eventType": "LocustFailure", "timestamp": NOW_MS, **ENVELOPE, **FAILED, "num_failures": 1},
+    {"eventType": "LocustException", "timestamp": NOW_MS, **ENVELOPE, "user_class": "Shopper",
+     "error_type": "KeyError", "error": "'no'", "num_exceptions": 1},
+    {"eventType": "LocustRequest", "timestamp": NOW_MS + 1000, **ENVELOPE, **FAILED, "response_time": 12.346,
+     "content_length": 100, "status_code": 503, "status_class": "5xx", "url": "/x", "sample_rate": 0.5,
+     "context.tenant": "a", "context.b": "[1]"},
+    {"eventType": "Order", "timestamp": NOW_MS + 2, **ENVELOPE, "price": 1.5, "run_id_": "mine", "seq_": 0,
+     "late_": "x", "stats_epoch_": "e"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_details_say(late):
+    """Failures, exceptions, sampled requests and own events, one by one, also late; ours no attribute replaces."""
+    payload, totals, window = payload_of_details(), Totals(), detailed_window([OWN])
+    if late:
+        events = list(payload.late_events(window, NOW_MS, 3, totals))
+    else:
+        events = list(payload.window_events(window, make_interval(), totals))
+
+    assert [event["seq"] for event in events] == list(range(1, 8))
+    assert all(event.get("late") == (1 if late else None) for event in events)
+    assert [{name: event[name] for name in event if name not in ("seq", "late")} for event in events[3:]] == TOLD
+    assert [event.get("tenant") for event in events[:3]] == [None, "a", "a"]
+    assert {"plan"} & set().union(*events) == set()
+    assert totals.num_exceptions == 1
+    assert {why_refused(event) for event in events} == {None}
+
+
+def test_a_request_without_anything():
+    """Of a sampled request what is not known is left out; its moment is then its window's."""
+    window = detailed_window(context=None, url=None, start_time=None, exception=None, response=None)
+    (event,) = of_type(payload_of_details().window_events(window, make_interval(), Totals()), "LocustRequest")
+
+    assert event == {
+        "eventType": "LocustRequest", "timestamp": NOW_MS, **ENVELOPE, "seq": event["seq"], "method": "GET",
+        "name": "/<", "response_time": 12.346, "content_length": 100, "status_code": 0, "status_class": "none",
+        "sample_rate": 0.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("hours", [-100_000, -13, 13, 100_000])
+def test_far_moments(hours):
+    """A sampled request or an own event far from its window, which New Relic would not take, is told at its start."""
+    far_ms = NOW_MS + hours * 3_600_000
+    window = detailed_window([Recorded("Order", far_ms, {})], start_time=far_ms / 1000)
+    events = list(payload_of_details().window_events(window, make_interval(), Totals()))
+
+    assert {event["timestamp"] for event in events} == {NOW_MS}
+
+
+def test_the_rate_of_samples():
+    """A request's sample_rate is the rate asked for or, where there were too many, the share that was kept."""
+    payload, window = payload_of_details(), detailed_window()
+    window.details.samples.lower(1.0)
+    kept = next(iter(window.details.samples)).lot
+    window.details.samples.lower(bound := kept + (0.5 - kept) / 2 if kept < 0.5 else 1.0)
+    (event,) = of_type(payload.window_events(window, make_interval(), Totals()), "LocustRequest")
+
+    assert event["sample_rate"] == min(0.5, bound)
+
+
+@given(st.lists(odd_requests, max_size=6), st.lists(own_events, max_size=3), st.lists(st.text(st.characters())))
+def test_new_relic_takes_all_details(fired, recorded, errors):
+    """Whatever was fired, raised and recorded, each event of it is one that New Relic stores, in time and late."""
+    recorder = Recorder(SCALE, 3, dimensions=DIMENSIONS, sample_rate=1.0)
+    own = Own()
+    own.hand_over(recorder.record_event)
+    for request in fired:
+        for listener in recorder.listeners:
+            listener(**request)
+    for event_type, attributes in recorded:
+        own.record(event_type, attributes)
+    for error in errors:
+        recorder.record_exception(error, ValueError(error), None)
+    window, payload = recorder.take(), payload_of_details(build="7")
+    events = list(payload.window_events(window, make_interval(), Totals()))
+    late = list(payload.late_events(window, NOW_MS, 3, Totals()))
+
+    assert {why_refused(event) for event in [*events, *late]} == {None}
+    assert len(events) == len(late)
+    assert len(of_type(events, "LocustRequest")) == len(fired)
+    assert sum(event["num_failures"] for event in of_type(events, "LocustFailure")) == events[0]["num_failures"]
+    assert sum(event["num_exceptions"] for event in of_type(events, "LocustException")) == len(errors)
+    for event_type in ("LocustFailure", "LocustException"):
+        allowed = EVERY_EVENT | named(event_type) | {*DIMENSIONS, "build", "late"}
+        assert all(event.keys() <= allowed for event in of_type([*events, *late], event_type))
+
+
+def test_an_event_of_a_users_own_with_all_attributes():
+    """With all attributes that a user can set in all places, no event has too many, nor lacks what makes it one."""
+    attributes = {f"a{number}": "x" for number in range(2 * MOST_USER_ATTRIBUTES + 4)}
+    own = Recorded("Order", NOW_MS, {f"own{number}": number for number in range(MOST_RECORDED_ATTRIBUTES)})
+    window = detailed_window([own], context={f"key{number}": 1 for number in range(100)})
+    events = list(payload_of_details(**attributes).window_events(window, make_interval(), Totals()))
+    late = list(payload_of_details(**attributes).late_events(window, NOW_MS, 3, Totals()))
+
+    assert {why_refused(event) for event in [*events, *late]} == {None}
+    assert all(event.keys() >= EVERY_EVENT for event in [*events, *late])
+    for order in of_type([*events, *late], "Order"):
+        assert order.keys() >= own.attributes.keys()
+        assert len(order) >= MOST_ATTRIBUTES - 1
+    assert late[-1]["late"] == 1
+
+
+# -- the whole run -------------------------------------------------------------------------------------------------
+
+WORST = "worst_p95_method worst_p95_name worst_p95 worst_failures_method worst_failures_name worst_failures".split()
+
+
+def test_the_worst_endpoints():
+    """The stop event names the endpoint with the highest p95 of those with 20 requests, and that with most failures."""
+    slow = [Request(500.0, "POST", "/slow") for _ in range(10)]
+    rare = [Request(9000.0, name="/rare") for _ in range(19)]
+    failing = [Request(5.0, name="/failing", failed=number < 3) for number in range(30)]
+    more = [Request(1.0, name="/sometimes", failed=True) for _ in range(2)]
+    stop = stop_of([[*slow, *rare, *failing], [*slow, *more]])
+
+    assert [stop[name] for name in WORST] == [
+        "POST", "/slow", pytest.approx(500, rel=0.01), "GET", "/failing", 3,
+    ]  # fmt: skip
+
+
+def test_no_worst_endpoints():
+    """Where nothing failed and nothing was requested often, or nothing was timed, no endpoint is the worst."""
+    assert stop_of([[Request() for _ in range(19)]]).keys() & set(WORST) == set()
+    assert stop_of([[Request(None) for _ in range(30)]]).keys() & set(WORST) == set()
+    assert stop_of([[Request(0.0) for _ in range(20)]]).keys() & set(WORST) == set(WORST[:3])
+
+
+def test_the_worst_endpoint_whatever_its_dimensions():
+    """Requests of an endpoint are of one, whatever its dimensions."""
+    recorder, payload, totals = Recorder(SCALE, 1000, dimensions=DIMENSIONS), payload_of_details(), Totals()
+    for number in range(20):
+        recorder.on_request("GET", "/", 10.0, 1, None, "no", {"tenant": str(number)})
+    list(payload.window_events(recorder.take(), make_interval(), totals))
+    stop = payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, 10.0, {}))
+
+    assert [stop[name] for name in WORST] == ["GET", "/", pytest.approx(10, rel=0.01), "GET", "/", 20]
+
+
+def test_ramp_up_and_exceptions_of_a_run():
+    """The stop event says when all users were there, if they ever were, and how many exceptions there were."""
+    payload, totals = payload_of_details(), Totals()
+    assert "ramp_up_ms" not in payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, 9.0, {}))
+    totals.ramp_up_s, totals.num_dropped = 1.2345, 4
+    for _ in range(3):
+        list(payload.window_events(detailed_window(), make_interval(), totals))
+    list(payload.late_events(detailed_window(), NOW_MS, 3, totals))
+    stop = payload.test_run(PHASE_STOP, NOW_MS, 0, payload.whole_run(totals, 9.0, {}, num_spooled=5))
+
+    names = "ramp_up_ms num_exceptions events_dropped events_spooled"
+    assert [stop[name] for name in names.split()] == [1234, 4, 4, 5]
+
+
+@pytest.mark.parametrize("num_endpoints", [1, 3, 8, 16, 64, 100])
+def test_the_volume(num_endpoints):
+    """Whatever the number of endpoints, and however unlike they are, the estimate is within 5 % of all JSON."""
+    payload, volume, exact = make_payload(build="17"), Volume(), 0
+    for window_number in range(2_000 // num_endpoints):
+        fired = [Request(1.0 + window_number, name="/" + "x" * (number * 40)) for number in range(num_endpoints)]
+        for event in events_of(fired, payload=payload):
+            volume.add(event)
+            exact += len(json.dumps(event, separators=(",", ":")))
+
+    assert volume.num_bytes == pytest.approx(exact, rel=0.05)
+    assert volume.num_events == next(payload._seq) - 1
+
+
+def test_the_endpoints_of_a_long_run():
+    """More requests in a bin than it can count stay the most it can."""
+    endpoint, numbers = Endpoint(len(SCALE.edges)), Numbers()
+    numbers.bins = {5: 2**32 - 10}
+    for _ in range(3):
+        endpoint.add(numbers)
+
+    assert endpoint.bins == {5: 2**32 - 1}
+    assert endpoint.num_requests == 3 * (2**32 - 10)

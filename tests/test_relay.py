@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from locust.rpc.protocol import Message
 from locust.stats import StatsError
 from new_relic import why_refused
+from test_own import own_events
 from test_recorder import anything, odd_requests
 from test_window import SCALE, fire, fired, make_window, told
 
@@ -306,9 +307,6 @@ def test_many_requests():
 DIMENSIONS = ("tenant", "plan")
 
 errors = st.builds(ValueError, st.text(st.characters()))
-own_events = st.tuples(
-    st.sampled_from(["Order", "a:b"]), st.dictionaries(st.text(st.characters(), max_size=9), anything)
-)
 
 
 def detailed(requests, exceptions, events, max_series, dimensions=DIMENSIONS):
