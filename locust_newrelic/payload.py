@@ -352,13 +352,10 @@ class Payload:
     def _worst(self, totals: Totals) -> dict[str, Value | None]:
         """The endpoints that deserve a look first."""
         worst: dict[str, Value | None] = {}
-        p95s = {
-            place: self._scale.distribution(endpoint.bins).quantile(0.95)
-            for place, endpoint in totals.endpoints.items()
-            if endpoint.num_requests >= _FEWEST_FOR_P95
-        }
+        times = {place: self._scale.distribution(endpoint.bins) for place, endpoint in totals.endpoints.items()}
+        p95s = {place: known.quantile(0.95) for place, known in times.items() if known.count >= _FEWEST_FOR_P95}
         slow = max(p95s, key=lambda place: p95s[place], default=None)
-        if slow is not None and p95s[slow] >= 0:
+        if slow is not None:
             worst |= {"worst_p95_method": slow[0], "worst_p95_name": slow[1], "worst_p95": _rounded(p95s[slow])}
         failing = max(totals.endpoints, key=lambda place: totals.endpoints[place].num_failures, default=None)
         if failing is not None and (number := totals.endpoints[failing].num_failures):
