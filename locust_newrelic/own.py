@@ -74,13 +74,16 @@ class Own:
         else:
             self._wait_for_taker().add(event)
 
-    def hand_over(self, take: Callable[[Recorded], None] | None) -> None:
-        """Have events taken by *take* from now on, those that wait first."""
+    def hand_over(
+        self, take: Callable[[Recorded], None] | None, refuse: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Have events taken by *take* from now on, those that wait first; *refuse* is told how many had no room."""
         self.take = take
         if take is not None:
             waiting, self._waiting = self._wait_for_taker(), Records()
             for event in waiting.events:
                 take(event)
+            refuse(waiting.num_refused)
 
     def _wait_for_taker(self) -> Records:
         """The events that wait. Those that did when this process was forked are its parent's: it sends them once."""

@@ -375,6 +375,10 @@ class Recorder:
         """Take an event of the user's own."""
         self._details.records.add(event)
 
+    def refuse_events(self, number: int) -> None:
+        """Count events of the user's own for which there was no room elsewhere."""
+        self._details.records.num_refused += number
+
     def take(self) -> Window:
         """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
         self._hand_over_pending()

@@ -243,7 +243,7 @@ class Sender(Reporter):
         self._num_runs += 1
         run = self._run = self._new_run()
         self._remember(run)
-        self._own.hand_over(self._recorder.record_event)
+        self._own.hand_over(self._recorder.record_event, self._recorder.refuse_events)
         self._cadence.restart()
         self._gauge.take(0)
         if self._is_master:

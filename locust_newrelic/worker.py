@@ -132,7 +132,7 @@ class Worker(Reporter):
         self._recording = _Recording(run, recorder, Cadence(run.interval_s))
         for listener in recorder.listeners:
             self._listen_beside_locust(self.environment.events.request, listener)
-        self._own.hand_over(recorder.record_event)
+        self._own.hand_over(recorder.record_event, recorder.refuse_events)
         if self._greenlet is None:
             self._gauge = Gauge()
             self._greenlet = gevent.spawn(self._loop)
