@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_window import SCALE, Plain, fire, fired, make_window, told
 
+from locust_newrelic.details import MOST_RECORDED, Recorded
 from locust_newrelic.gathering import Gathering, NodesInTurn, Slot
 from locust_newrelic.health import Health
 from locust_newrelic.payload import Interval, Node
@@ -224,3 +225,25 @@ def window_of(responses, max_series=MANY):
     for response in responses:
         recorder.on_request("GET", "/", 1.0, 1, response)
     return recorder.take()
+
+
+@pytest.mark.parametrize("order", [("m", "a", "b", "c"), ("a", "b", "c", "m"), ("a", "m", "b", "c")])
+def test_events_of_many_processes(order):
+    """A window has room for what ten processes may record, whichever of them comes first; the rest is counted."""
+    gathering = Gathering(Names(MANY), MANY)
+    for name in order:
+        recorder = Recorder(SCALE, MANY)
+        for number in range(MOST_RECORDED):
+            recorder.record_event(Recorded("Order", number, {"of": name}))
+        for _ in range(1 if name == "m" else 3):
+            add(gathering, recorder.take(), PLACES[0], node(name, "master" if name == "m" else "worker"))
+    for _ in range(7):
+        more = Window()
+        for number in range(MOST_RECORDED):
+            more.details.records.add(Recorded("Order", number, {"of": "more"}))
+        add(gathering, more, PLACES[0], node("d"))
+    (slot,) = gathering.take_all()
+
+    of = Counter(event.attributes["of"] for event in slot.window.details.records.events)
+    assert of == {"m": 1000, "a": 1000, "b": 1000, "c": 1000, "more": 6000}
+    assert slot.window.details.records.num_refused == 1000

@@ -6,6 +6,8 @@ import logging
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 
 import gevent
 import pytest
@@ -19,7 +21,12 @@ from locusts import EXAMPLES, clean_environment, free_port
 from test_end_to_end import assert_same
 
 import locust_newrelic
-from locust_newrelic import ConfigError
+from locust_newrelic import Config, ConfigError, relay
+from locust_newrelic.health import Health
+from locust_newrelic.histogram import Scale
+from locust_newrelic.recorder import Recorder
+from locust_newrelic.relay import Part, Report
+from locust_newrelic.reporter import now_ms
 
 
 class Caller(User):
@@ -267,10 +274,10 @@ def test_attaching_again_with_other_settings(tmp_path, caplog):
 
 
 @contextlib.contextmanager
-def master_and_worker(attached):
+def master_and_worker(attached, user_class=Caller):
     """Environments of a master and a worker in this process, connected; *attached* is called with the master's."""
     port = free_port()
-    environments = [Environment(user_classes=[Caller], host="here") for _ in range(2)]
+    environments = [Environment(user_classes=[user_class], host="here") for _ in range(2)]
     master, worker = environments
     master.create_master_runner("127.0.0.1", port)
     attached(master)
@@ -495,3 +502,259 @@ def test_the_demo():
 
     assert demo.returncode == 0, demo.stderr
     assert "The counts are equal to the last request." in demo.stdout
+
+
+# -- what a user's code adds ---------------------------------------------------------------------------------------
+
+
+def of_type(events, event_type):
+    """Those of a type."""
+    return [event for event in events if event["eventType"] == event_type]
+
+
+def test_events_of_a_users_own(tmp_path):
+    """What is recorded before a run belongs to the first, what comes in and after one to that; each comes once."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), run_id="r")
+    reporter.record("Order", {"when": "before"})
+    environment.events.test_start.add_listener(lambda **_: reporter.record("Order", {"when": "at the start"}))
+    for _ in range(2):
+        run_users(environment)
+        reporter.record("Order", {"when": "after"})
+        environment.runner.greenlet = type(environment.runner.greenlet)()
+    reporter.close()
+    reporter.record("Order", {"when": "too late"})
+
+    orders = of_type(written(tmp_path / "events"), "Order")
+    assert [(event["run_id"], event["when"]) for event in orders] == [
+        ("r", "before"), ("r", "at the start"), ("r", "after"), ("r-2", "at the start"), ("r-2", "after"),
+    ]  # fmt: skip
+
+
+def test_more_events_than_a_window_takes(tmp_path, caplog):
+    """Of more than 1,000 events in a window the rest is counted as lost, and said once."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=300)
+    environment.events.test_start.fire(environment=environment)
+    for number in range(1_007):
+        reporter.record("Order", {"number": number})
+    reporter.close()
+
+    events = written(tmp_path / "events")
+    assert [event["number"] for event in of_type(events, "Order")] == list(range(1_000))
+    assert (events[-1]["events_lost"], events[-1]["events_lost_too_many_recorded"]) == (7, 7)
+    assert caplog.text.count("too many events were recorded in a window: 7 are lost") == 1
+
+
+def test_more_events_than_wait_for_a_run(tmp_path):
+    """Those for which there was no room before the first run are counted as lost in it."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=300)
+    for _ in range(1_007):
+        reporter.record("Order")
+    environment.events.test_start.fire(environment=environment)
+    reporter.close()
+
+    events = written(tmp_path / "events")
+    assert len(of_type(events, "Order")) == 1_000
+    assert events[-1]["events_lost"] == 7
+
+
+def test_functions_see_every_event(tmp_path, caplog):
+    """Functions see each event before it goes out; what they drop is counted, what fails in them goes out as it was."""
+    caplog.set_level(logging.INFO)
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    seen = []
+
+    @reporter.before_send
+    def first(event):
+        seen.append(dict(event))
+        event["by"] = "first"
+        return None if event["eventType"] == "LocustNode" else event
+
+    @reporter.before_send
+    def second(event):
+        event["by"] = "second"
+        raise ValueError
+
+    run_users(environment)
+    reporter.close()
+
+    events, dropped = written(tmp_path / "events"), len(of_type(seen, "LocustNode"))
+    assert {event["by"] for event in events} == {"first"}
+    assert len(seen) == len(events) + dropped
+    assert of_type(events, "LocustNode") == []
+    assert dropped == events[-1]["events_dropped"] > 0
+    assert [event["seq"] for event in seen] == list(range(1, len(seen) + 1))
+    assert f"{len(events)} events, {dropped} more dropped by before_send" in caplog.text
+
+
+def test_attributes_that_are_set(tmp_path):
+    """What is set is on all events from then on, of later runs too, and goes before what the settings say."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), attributes={"a": "x", "b": "x"})
+    environment.events.test_start.add_listener(lambda **_: reporter.set_attributes({"b": "y"}, c=7))
+    run_users(environment)
+    environment.runner.greenlet = type(environment.runner.greenlet)()
+    environment.events.test_start.add_listener(lambda **_: reporter.set_attributes(c=None))
+    run_users(environment)
+    reporter.close()
+
+    events = written(tmp_path / "events")
+    first, second = ([event for event in events if event["run_id"] == run_id] for run_id in run_ids(events))
+    (start,) = [event for event in second if event.get("phase") == "start"]
+    assert [start[name] for name in "abc"] == ["x", "y", 7]
+    assert {tuple(event[name] for name in "ab") for event in first if event.get("phase") != "start"} == {("x", "y")}
+    assert {tuple(event.get(name) for name in "abc") for event in second if event is not start} == {("x", "y", None)}
+
+
+def run_ids(events):
+    """The ids of the runs, in their order."""
+    return list(dict.fromkeys(event["run_id"] for event in events))
+
+
+@pytest.mark.parametrize("no_ci_attributes", [False, True])
+def test_a_run_in_a_ci_job(tmp_path, monkeypatch, no_ci_attributes):
+    """In a CI job each event tells of it, unless it is not to; what a user sets goes before."""
+    for name, value in {"GITLAB_CI": "true", "CI_PIPELINE_ID": "17", "CI_COMMIT_SHA": "f00d"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    environment = make_environment()
+    reporter = locust_newrelic.attach(
+        environment, output=str(tmp_path / "events"), no_ci_attributes=no_ci_attributes, attributes={"ci_commit": "own"}
+    )
+    run_users(environment)
+    reporter.close()
+
+    told = {
+        tuple(event.get(f"ci{name}") for name in ("", "_build", "_commit")) for event in written(tmp_path / "events")
+    }
+    assert told == {(None, None, "own") if no_ci_attributes else ("GitLab", "17", "own")}
+
+
+class Failing(User):
+    """Fires a request that fails every 10 ms, and raises."""
+
+    wait_time = constant(0.01)
+
+    @task
+    def call(self):
+        self.environment.events.request.fire(
+            request_type="rpc", name="n", response_time=1.5, response_length=10, exception=ValueError("no"),
+            context={"tenant": "ab"[self.environment.stats.total.num_requests % 2]}, start_time=time.time(), url="/n?x",
+        )  # fmt: skip
+        if self.environment.stats.total.num_requests % 3 == 0:
+            msg = "no more"
+            raise KeyError(msg)
+
+
+def details_add_up(events, environment):
+    """Failures, samples and values of dimensions are as many as Locust counted requests; exceptions are told."""
+    own = environment.stats.total.num_requests
+    assert own > 0
+    stop = events[-1]
+    failures, samples = of_type(events, "LocustFailure"), of_type(events, "LocustRequest")
+    assert sum(event["num_failures"] for event in failures) == stop["num_failures"] == own
+    assert {event["error"] for event in failures} == {"ValueError('no')"}
+    assert len(samples) == own
+    assert {event["tenant"] for event in [*failures, *samples, *endpoints(events)]} == {"a", "b"}
+    exceptions = of_type(events, "LocustException")
+    assert sum(event["num_exceptions"] for event in exceptions) == stop["num_exceptions"] > 0
+    told = {(event["user_class"], event["error_type"], event["error"]) for event in exceptions}
+    assert told == {("Failing", "KeyError", "'no more'")}
+    assert all("raise KeyError(msg)" in event["traceback"] for event in exceptions)
+
+
+DETAILED = {"dimensions": ["tenant"], "sample_rate": 1.0}
+
+
+def test_details_of_a_local_run(tmp_path):
+    """Failures, samples, dimensions and exceptions of a local run are those of all its requests."""
+    environment = Environment(user_classes=[Failing])
+    environment.create_local_runner()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), **DETAILED)
+    run_users(environment)
+    reporter.close()
+
+    details_add_up(written(tmp_path / "events"), environment)
+
+
+def test_details_of_a_worker(tmp_path, caplog):
+    """A worker's are, too; its own events come with them, and it says once what has no effect there."""
+    caplog.set_level(logging.INFO)
+    with master_and_worker(
+        lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"), **DETAILED), Failing
+    ) as (master, worker):
+        on_worker = locust_newrelic.attach(worker)
+        for number in range(3):
+            on_worker.record("Order", {"number": number})
+            on_worker.set_attributes(a=number)
+            on_worker.before_send(lambda _: None)
+        run_on_workers(master)
+        on_worker.close()
+        locust_newrelic.attach(master).close()
+        events = written(tmp_path / "events")
+        details_add_up(events, master)
+
+    assert [event["number"] for event in of_type(events, "Order")] == [0, 1, 2]
+    assert {event.get("a") for event in events} == {None}
+    for name in ("before_send", "set_attributes"):
+        assert caplog.text.count(f"{name} has no effect on a worker") == 1
+
+
+# -- many workers --------------------------------------------------------------------------------------------------
+
+
+def report_of(run_id, start_ms, num_requests):
+    """A report of a worker that made so many requests in a window."""
+    recorder = Recorder(Scale(Config().buckets_ms), 10)
+    for _ in range(num_requests):
+        recorder.on_request("rpc", "n", 1.5, 10)
+    part = Part(run_id, start_ms, Config().buckets_ms, recorder.take(), Health(1.0, 10.0, 10**8, 1))
+    entry = RequestStats()
+    data = {"stats": entry.serialize_stats(), "stats_total": entry.total.get_stripped_report(), "errors": {}}
+    return data | {"user_classes_count": {}, "user_count": 1, relay.KEY: relay.pack(Report(now_ms(), [part]))}
+
+
+@pytest.mark.parametrize(("num_workers", "most"), [(1, 1), (19, 19), (30, 20), (100, 20)])
+def test_many_workers_take_turns(tmp_path, num_workers, most):
+    """However many workers there are, 20 of them are told of in a window; their requests are all told by the end."""
+    environment, num_windows = Environment(user_classes=[Caller]), 8
+    environment.create_master_runner("127.0.0.1", free_port())
+    environment.runner.worker_indexes = {f"w{index}_x": index for index in range(num_workers)}
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=300)
+    environment.events.test_start.fire(environment=environment)
+    run_id, first_ms = environment.parsed_options.newrelic_run["run_id"], reporter._cadence.start_ms
+    expected = Counter()
+    for window in range(num_windows):
+        reporter._cadence.start_ms = start_ms = first_ms + window * 300_000  # as if so much time had passed
+        for index in range(num_workers):
+            expected[f"w{index}:worker-{index}"] += (number := (window + index) % 4)
+            report = report_of(run_id, start_ms, number)
+            environment.events.worker_report.fire(client_id=f"w{index}_x", data=report)
+        reporter._end_window()
+    environment.runner.quit()
+    reporter.close()
+
+    windows, nodes = [], []
+    for event in written(tmp_path / "events"):
+        if event["eventType"] == "LocustSummary":
+            windows.append([])
+        elif event["eventType"] == "LocustNode" and event["role"] == "worker":
+            windows[-1].append(event["node"])
+            nodes.append(event)
+    *full, last = [len(window) for window in windows if window]
+    assert len(full) + 1 == num_windows
+    assert max(full) <= most
+    assert min(full) >= most / 2
+    assert all(len(set(window)) == len(window) for window in windows)
+    told = Counter()
+    for event in nodes:
+        told[event["node"]] += event["num_requests"]
+    assert told == expected
+    assert sum(event["interval_ms"] for event in nodes) == num_workers * num_windows * 10_000
+    assert {event["cpu_percent"] for event in nodes} == {10.0}
+    by_node = [sorted(event["timestamp"] for event in nodes if event["node"] == name) for name in expected]
+    assert all(times[0] == first_ms and len(set(times)) == len(times) for times in by_node)
+    assert last <= num_workers
