@@ -115,7 +115,7 @@ def make_window(fired, max_series=1000):
 
 def make_payload(scale=SCALE, **attributes):
     """The payload of a run."""
-    return Payload(scale, app_name="Shop", run_id="run-1", test_name="checkout", attributes=attributes)
+    return Payload(scale, app_name="Shop", run_id="run-1", test_name="checkout", attributes=acceptable(attributes))
 
 
 def make_interval(duration_s=10.0):
