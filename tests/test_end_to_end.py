@@ -156,7 +156,7 @@ def test_a_run_tells_its_phases(new_relic, locusts, target):
     start, spawned, stop = phases
     assert (start["target_host"], start["user_classes"]) == (target, "Visitor")
     assert (spawned["user_count"], stop["peak_user_count"]) == (3, 3)
-    assert 2000 < stop["duration_ms"] < 20_000
+    assert 0 < stop["duration_ms"] < 20_000
     assert 0 < stop["latency_min"] <= stop["latency_p50"] <= stop["latency_p999"] <= stop["latency_max"]
     assert stop["le_10000"] == stop["num_requests"]
     assert "secret" not in json.dumps(new_relic.events)
