@@ -297,10 +297,19 @@ def test_a_shift(of, shift_ms):
     assert details == before
 
 
-@given(details_of)
-def test_whether_there_are_details(of):
-    """Details are true if they have anything to tell."""
-    details = make_details(of)
-    has_samples = any(lot < of["bound"] for lot, _ in of["lots"])
+@pytest.mark.parametrize(
+    "thing",
+    [
+        {"failures": [(Failure(PLACES[0], "", "no"), 1)]}, {"exceptions": [(UserException("U", "E", "no", ""), 1)]},
+        {"lots": [(0.5, None)]}, {"records": [recorded(1)]},
+    ],
+)  # fmt: skip
+def test_whether_there_are_details(thing):
+    """Details are true if they have anything to tell, be it that there was no room for an event."""
+    nothing = {"failures": [], "exceptions": [], "lots": [], "bound": 1.0, "records": []}
+    refused = make_details(nothing)
+    refused.records.num_refused = 1
 
-    assert bool(details) == bool(of["failures"] or of["exceptions"] or of["records"] or has_samples)
+    assert make_details(nothing | thing)
+    assert refused
+    assert not make_details(nothing)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+from dataclasses import replace
 from decimal import Decimal
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from test_recorder import odd_requests
 
 from locust_newrelic.acceptable import LONGEST_NAME, acceptable
 from locust_newrelic.config import MOST_BUCKETS
-from locust_newrelic.details import Recorded
+from locust_newrelic.details import Recorded, Samples
 from locust_newrelic.dictionary import DICTIONARY, OWN_NAMES
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
@@ -673,15 +674,16 @@ def test_far_moments(hours):
     assert {event["timestamp"] for event in events} == {NOW_MS}
 
 
-def test_the_rate_of_samples():
+@pytest.mark.parametrize(("bound", "rate"), [(1.0, 0.5), (0.5, 0.5), (0.25, 0.25)])
+def test_the_rate_of_samples(bound, rate):
     """A request's sample_rate is the rate asked for or, where there were too many, the share that was kept."""
-    payload, window = payload_of_details(), detailed_window()
-    window.details.samples.lower(1.0)
-    kept = next(iter(window.details.samples)).lot
-    window.details.samples.lower(bound := kept + (0.5 - kept) / 2 if kept < 0.5 else 1.0)
-    (event,) = of_type(payload.window_events(window, make_interval(), Totals()), "LocustRequest")
+    window = detailed_window()
+    (sample,), window.details.samples = window.details.samples, Samples()
+    window.details.samples.add(replace(sample, lot=0.1))
+    window.details.samples.lower(bound)
+    (event,) = of_type(payload_of_details().window_events(window, make_interval(), Totals()), "LocustRequest")
 
-    assert event["sample_rate"] == min(0.5, bound)
+    assert event["sample_rate"] == rate
 
 
 @given(st.lists(odd_requests, max_size=6), st.lists(own_events, max_size=3), st.lists(st.text(st.characters())))

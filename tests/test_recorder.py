@@ -145,6 +145,17 @@ def test_failures_add_up(settings, way, requests, max_series):
     assert all(type(text) is str for failure in window.details.failures for text in (*failure.key[:2], *failure[1:]))
 
 
+def test_failures_of_an_enumeration():
+    """A name of an enumeration is the text that it equals, in failures too: elsewhere it counts as no other name."""
+    recorder = make_recorder()
+    fire(recorder, name="login", exception="no")
+    fire(recorder, name=Page.LOGIN, exception="nor this")
+    (first, second) = recorder.take().details.failures
+
+    assert {type(first.key.name), type(second.key.name)} == {str}
+    assert first.key == second.key == Key("GET", "login")
+
+
 def test_many_failures():
     """Of thousands of different errors, 200 are told by themselves, the rest by endpoint; the next window has room."""
     recorder = make_recorder()
@@ -298,6 +309,8 @@ def test_what_a_sample_says():
         ("https://user:sec@ret@shop/login", "https://shop/login"),
         ("https://shop/login?token=secret&next=https://shop/home", "https://shop/login"),
         ("https://user:secret@shop/login?next=https://shop/home", "https://shop/login"),
+        ("https://user:secret@shop/users/@me", "https://shop/users/@me"), ("/users/@me", "/users/@me"),
+        ("https://user:se/cret@shop/login", "https://shop/login"),
         ("https://shop/users/a@b.example/cart?x=c@d", "https://shop/users/a@b.example/cart"), (7, "7"),
         (Odd(), "<Odd>"),
     ],

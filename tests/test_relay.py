@@ -133,7 +133,7 @@ changes = st.one_of(
         lambda value: [*value, value[0]] if isinstance(value, list) and value else value,
         lambda value: list(reversed(value)) if isinstance(value, list) else value,
         lambda value: -value if isinstance(value, (int, float)) else value,
-        lambda value: float(value) if type(value) is int else value,
+        lambda value: float(value) if type(value) is int and abs(value) < 2**64 else value,
     ]),
 )  # fmt: skip
 
@@ -388,6 +388,22 @@ def test_values_of_dimensions_there_and_back():
 
     values = {key.values: series.total().num_requests for key, series in got.window.series.items()}
     assert values == {("a", None): 1, (None, "b"): 1, ("a", "b"): 1, (): 2}
+
+
+class SilentError(Exception):
+    """Its text is empty."""
+
+    def __repr__(self):
+        return ""
+
+
+def test_an_error_without_text():
+    """A sampled request that failed without a text has failed on the master, too."""
+    there = detailed([USUAL | {"exception": SilentError()}], [], [], 1000)
+    (got,) = unpack(travel(pack(Report(NOW_MS, [there]))), SCALE, DIMENSIONS).parts
+    (sample,) = got.window.details.samples
+
+    assert sample.error == ("SilentError", "")
 
 
 USUAL = {"request_type": "GET", "name": "/", "response_time": 1.5, "response_length": 10}
