@@ -27,6 +27,9 @@ MOST_SAMPLES = 1_000
 MOST_RECORDED = 1_000
 """Events of the user's own that a process takes in a window, and that a window has of all processes: ten times that."""
 
+MOST_CHARACTERS = 2_000_000
+"""Of the texts in these events of a process; ten times that of all processes."""
+
 OTHER_TEXT = "(other)"
 
 
@@ -191,18 +194,20 @@ class Recorded:
 
 
 class Records:
-    """Events of the user's own, the first *most* of them."""
+    """Events of the user's own: the first *most* of them, and with so many characters of text at the most."""
 
-    def __init__(self, events: Iterable[Recorded] = (), most: int = MOST_RECORDED) -> None:
-        self._most = most
-        self.events = list(events)
+    def __init__(self, most: int = MOST_RECORDED, most_characters: int = MOST_CHARACTERS) -> None:
+        self._most, self._room = most, most_characters
+        self.events: list[Recorded] = []
         self.num_refused = 0
         """How many there was no room for."""
 
     def add(self, event: Recorded) -> None:
         """Take it in, if there is room."""
-        if len(self.events) < self._most:
+        characters = sum(len(value) for value in event.attributes.values() if isinstance(value, str))
+        if len(self.events) < self._most and characters <= self._room:
             self.events.append(event)
+            self._room -= characters
         else:
             self.num_refused += 1
 
@@ -232,11 +237,11 @@ class Details:
 
     __slots__ = ("exceptions", "failures", "records", "samples")
 
-    def __init__(self, most_recorded: int = MOST_RECORDED) -> None:
+    def __init__(self, num_processes: int = 1) -> None:
         self.failures: Tally[Failure] = Tally(MOST_FAILURES)
         self.exceptions: Tally[UserException] = Tally(MOST_EXCEPTIONS)
         self.samples = Samples()
-        self.records = Records(most=most_recorded)
+        self.records = Records(num_processes * MOST_RECORDED, num_processes * MOST_CHARACTERS)
 
     def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> None:
         """Add what *other* has, which stays as it is; *rename* says under which key requests are counted here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .details import MOST_RECORDED, Details
+from .details import Details
 from .window import Window, most_rows
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Gathering:
     def _slot(self, start_ms: int, stats_epoch: int) -> Slot:
         place = (start_ms, stats_epoch)
         if place not in self._slots:
-            details = Details(most_recorded=PROCESSES * MOST_RECORDED)
+            details = Details(PROCESSES)
             self._slots[place] = Slot(start_ms, stats_epoch, Window(details=details, max_rows=self._max_rows))
         return self._slots[place]
 

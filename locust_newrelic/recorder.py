@@ -43,8 +43,8 @@ LONGEST_PENDING, MOST_PENDING = 2_000, 50_000
 FEW = 200
 """Requests of a kind of which each is looked up by itself."""
 
-MOST_OF_CONTEXT = 50
-"""Keys of a sampled request's context that are kept."""
+MOST_OF_CONTEXT, LONGEST_OF_CONTEXT = 50, 256
+"""Keys of a sampled request's context that are kept, and characters of the text under each of them."""
 
 MANY_PENDING = 1_000
 """Requests of all kinds that are worth counting before their window ends."""
@@ -510,7 +510,8 @@ def _context(context: object) -> Attributes:
     """The request's context as attributes, the first ``MOST_OF_CONTEXT`` of its keys."""
     try:
         some = dict(islice(context.items(), MOST_OF_CONTEXT)) if context else {}  # type: ignore[attr-defined]
-        return acceptable(with_acceptable_names(some, "context."))
+        kept = acceptable(with_acceptable_names(some, "context."))
+        return {name: value[:LONGEST_OF_CONTEXT] if isinstance(value, str) else value for name, value in kept.items()}
     except Exception:
         return {}
 

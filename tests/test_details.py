@@ -218,6 +218,16 @@ def test_records(sizes, most):
     assert bool(whole) == bool(sum(sizes))
 
 
+def test_long_records():
+    """What would be too long for all of a window is refused; what is short still has room."""
+    records = Records(most_characters=10)
+    for text in ("12345", "123456", "12345", "1", ""):
+        records.add(Recorded("Order", 0, {"text": text, "number": 10**9}))
+
+    assert [event.attributes["text"] for event in records.events] == ["12345", "12345", ""]
+    assert records.num_refused == 2
+
+
 # -- all of it -----------------------------------------------------------------------------------------------------
 
 details_of = st.fixed_dictionaries(
@@ -231,9 +241,9 @@ details_of = st.fixed_dictionaries(
 )
 
 
-def make_details(of, most_recorded=MOST_RECORDED):
+def make_details(of):
     """The details of those things."""
-    details = Details(most_recorded)
+    details = Details()
     for failure, number in of["failures"]:
         details.failures.add(failure, number)
     for exception, number in of["exceptions"]:
