@@ -5,6 +5,7 @@ The limits are those of New Relic's "Data requirements and limits for custom eve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -130,7 +131,8 @@ def _text(value: object) -> str:
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         if isinstance(value, (Mapping, list, tuple)):
-            return json.dumps(value, default=_for_json, ensure_ascii=False)
+            with contextlib.suppress(TypeError, ValueError):  # it may have keys that are no text, or itself in it
+                return json.dumps(value, default=_for_json, ensure_ascii=False)
         return str(value)
     except Exception:  # foreign code may do anything
         return f"<{type(value).__name__}>"

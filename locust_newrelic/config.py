@@ -418,6 +418,10 @@ class Config:
             value = getattr(self, setting.field)
             if value is not None:
                 object.__setattr__(self, setting.field, _checked(setting.flag, setting.check, value))
+        both = sorted(set(self.dimensions) & set(self.attributes))
+        if both:
+            msg = f"--newrelic-dimension: {both[0]!r} is an attribute of all events (--newrelic-attribute)"
+            raise ConfigError(msg)
         if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
             msg = f"--newrelic-ca-bundle: no such file: {self.ca_bundle}"
             raise ConfigError(msg)

@@ -44,6 +44,8 @@ class Own:
 
     def __init__(self) -> None:
         self.attributes: Attributes = {}
+        self.defaults: Attributes = {}
+        """Attributes of the settings, which these go before."""
         self._functions: list[BeforeSend] = []
         self._said: set[str] = set()
         self._waiting = Records()
@@ -104,6 +106,9 @@ class Own:
             msg = f"at most {MOST_USER_ATTRIBUTES} attributes can be set, these would be {len(kept)}"
             raise ConfigError(msg)
         self._say_on_worker("set_attributes")
+        for name, value in attributes.items():
+            if value is None:
+                self.defaults.pop(name, None)
         self.attributes.clear()  # in place: runs hold this very dictionary
         self.attributes.update(kept)
 

@@ -160,7 +160,8 @@ class Sender(Reporter):
         self._cadence = Cadence(config.interval_s)
         self._gauge = Gauge()
         self._host_name = socket.gethostname()
-        self._ci = {} if config.no_ci_attributes else ci_attributes()
+        ci = {} if config.no_ci_attributes else ci_attributes()
+        self._own.defaults = acceptable({**ci, **config.attributes})
         self._work: deque[Iterator[NewRelicEvent]] = deque()
         self._run: _Run | None = None
         self._runs: dict[str, _Run] = {}
@@ -363,7 +364,7 @@ class Sender(Reporter):
             app_name=config.app_name,
             run_id=run_id,
             test_name=config.test_name or profile or self.environment.locustfile or "locust",
-            attributes=ChainMap(self._own.attributes, acceptable({**self._ci, **config.attributes})),
+            attributes=ChainMap(self._own.attributes, self._own.defaults),
             dimensions=config.dimensions,
             sample_rate=config.sample_rate,
         )

@@ -555,6 +555,12 @@ def test_ci_attributes(environ, attributes):
 # -- all together --------------------------------------------------------------------------------------------------
 
 
+def test_a_dimension_that_is_an_attribute():
+    """One name cannot be both, since the one would hide the other."""
+    with pytest.raises(ConfigError, match="--newrelic-dimension: 'tenant' is an attribute"):
+        Config(dimensions=("region_of", "tenant"), attributes={"tenant": "a"})
+
+
 def test_the_defaults():
     """The defaults are those of the documentation; a parser without arguments leaves them."""
     assert Config() == Config(

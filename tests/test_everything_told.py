@@ -22,6 +22,10 @@ truth = open(f"truth-{os.getpid()}", "a", buffering=1)
 locust_newrelic.record("BeforeTheRun", {"pid": os.getpid()})
 locust_newrelic.set_attributes(team="blue", nothing=None)
 
+@events.init.add_listener
+def remove(**_):
+    locust_newrelic.set_attributes(c=None)
+
 @events.request.add_listener
 def write_truth(request_type, name, response_time, response, exception, context, **_):
     error = StatsError.parse_error(exception) if exception else None
@@ -85,7 +89,22 @@ def test_everything(new_relic, locusts, target, workers):
     options, environment = processes(new_relic, workers) if workers else ([], new_relic.environment())
     environment |= {"GITLAB_CI": "true", "CI_COMMIT_SHA": "0123abcd", "CI_COMMIT_REF_NAME": "main"}
     told = ("--newrelic-dimension", "tenant", "--newrelic-sample-rate", "0.5", "--newrelic-buckets", "2,60,100,5000")
-    load = ("-u", "8", "-r", "4", "-t", "11", "-H", target, "--newrelic-interval", "2", "--newrelic-attribute", "a=b")
+    load = (
+        "-u",
+        "8",
+        "-r",
+        "4",
+        "-t",
+        "11",
+        "-H",
+        target,
+        "--newrelic-interval",
+        "2",
+        "--newrelic-attribute",
+        "a=b",
+        "--newrelic-attribute",
+        "c=d",
+    )
     run = locusts.run(LOCUSTFILE, *options, *told, *load, environment=environment)
     requests, num_faults = truth_of(locusts.folder)
     endpoints, summaries = new_relic.of_type("LocustRequestStatistics"), new_relic.of_type("LocustSummary")
@@ -112,7 +131,7 @@ def test_everything(new_relic, locusts, target, workers):
     assert (stop["worst_p95_name"], stop["worst_failures_name"]) == ("/slow", "/missing")
     assert stop["worst_failures"] == sum(name == "/missing" for _, name, *_ in requests)
     for event in new_relic.events:
-        assert event.get("team") == "blue"
+        assert (event.get("team"), event.get("c")) == ("blue", None)
         assert (event["a"], event["ci"], event["ci_commit"], event["ci_branch"]) == ("b", "GitLab", "0123abcd", "main")
         assert event.get("seen") == (None if event["eventType"] == "Broken" else "true")
     assert f"{stop['run_id']}: {len(new_relic.events)} events, {num_faults} more dropped" in run.log

@@ -403,7 +403,7 @@ def test_an_error_without_text():
     (got,) = unpack(travel(pack(Report(NOW_MS, [there]))), SCALE, DIMENSIONS).parts
     (sample,) = got.window.details.samples
 
-    assert sample.error == ("SilentError", "")
+    assert sample.error == ("SilentError", "<SilentError>")
 
 
 USUAL = {"request_type": "GET", "name": "/", "response_time": 1.5, "response_length": 10}
