@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from locusts import Locusts, Target
 from new_relic import NewRelic
 
-hypothesis.settings.register_profile("any machine", deadline=None)
+examples = int(os.environ.get("TEST_EXAMPLES", "100"))
+hypothesis.settings.register_profile("any machine", deadline=None, max_examples=examples)
 hypothesis.settings.load_profile("any machine")
 
 
