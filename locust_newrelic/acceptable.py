@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import numbers
 import re
 from collections.abc import Mapping
 from math import isfinite
@@ -25,7 +26,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:.]*")
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_:]{1,255}")
 _RESERVED_TYPES = re.compile(r"Metric|MetricRaw|Metric[0-9].*|Public_.*|Entity|EntityRelationship")
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
+_CREDENTIALS = re.compile(r"(?<=//)(?:[^\s/?#@]*:(?!\d+[/?#])[^\s@]*@)?(?:[^\s/?#]*@)?")
+_QUERY = re.compile(r"(//[^\s?#'\"<>]*)[?#][^\s'\"<>)]*")
 
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 
@@ -88,7 +90,16 @@ def _acceptable(name: str, value: object) -> Attributes:
         return {name: max(-_LARGEST_INTEGER, min(int.__int__(value), _LARGEST_INTEGER))}
     if isinstance(value, float):
         return {name: float.__float__(value)} if isfinite(value) else {}
+    if isinstance(value, numbers.Number):  # of other libraries
+        return _acceptable(name, _plain_number(value))
     return {name: _acceptable_text(_text(value))}
+
+
+def _plain_number(value: numbers.Number) -> int | float | str:
+    """The number as Python's own, or as text if it is none of them."""
+    with contextlib.suppress(Exception):  # foreign code may do anything
+        return int(value) if isinstance(value, numbers.Integral) else float(value)  # type: ignore[arg-type]
+    return _text(value)
 
 
 def with_acceptable_names(attributes: Mapping[Any, object], prefix: str = "") -> dict[str, object]:
@@ -100,14 +111,16 @@ def with_acceptable_names(attributes: Mapping[Any, object], prefix: str = "") ->
     return {_acceptable_name(f"{prefix}{_text(name)}"): value for name, value in attributes.items()}
 
 
-def without_credentials(text: str) -> str:
-    """The text with no user and password in any address in it."""
-    return _CREDENTIALS.sub("", text) if "@" in text else text
+def without_secrets(text: str) -> str:
+    """The text with no user, password and query in any address in it."""
+    if "//" not in text:
+        return text
+    return _QUERY.sub(r"\1?...", _CREDENTIALS.sub("", text) if "@" in text else text)
 
 
 def address_only(url: str) -> str:
     """The address without what may be a secret in it: user, password, parameters, query; whatever its form is."""
-    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    scheme, separator, rest = url.partition("//") if "//" in url else ("", "", url)
     authority = re.split("[/?#]", rest)[0]
     if "@" in authority:
         rest = authority.rpartition("@")[2] + rest[len(authority) :]

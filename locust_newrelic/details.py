@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from .acceptable import Attributes
     from .window import Key
 
-MOST_FAILURES, MOST_EXCEPTIONS = 200, 50
+MOST_ERRORS, MOST_EXCEPTIONS = 200, 50
 """Different ones in a window; what comes later counts as one of other errors."""
+
+MOST_FAILURES = 1_000
+"""Pairs of endpoint (with its dimensions) and error in a window."""
 
 MOST_SAMPLES = 1_000
 """Sampled requests in a window."""
@@ -94,6 +97,23 @@ class Tally(dict[_C, int], Generic[_C]):
             self[what.other] = self.get(what.other, 0) + number
 
 
+class Failures(Tally[Failure]):
+    """How often each error failed each endpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(MOST_FAILURES)
+        self._errors: set[str] = set()
+
+    def add(self, what: Failure, number: int = 1) -> None:
+        """Count it, that many times."""
+        if what.error not in self._errors and what.error != OTHER_TEXT:
+            if len(self._errors) >= MOST_ERRORS:
+                what = what.other
+            else:
+                self._errors.add(what.error)
+        super().add(what, number)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One request."""
@@ -126,8 +146,8 @@ class Samples:
         self.bound = 1.0
         """Lots from here on have no room."""
 
-    def wants(self, lot: float) -> bool:
-        """Whether a request with that lot belongs to the sample; if not, it is known from now on that there was one."""
+    def has_room_for(self, lot: float) -> bool:
+        """Whether a request with that lot belongs to the sample; if not, the bound tells of it from now on."""
         if len(self._kept) < self._most:
             return lot < self.bound
         if lot < -self._kept[0][0]:
@@ -137,7 +157,7 @@ class Samples:
 
     def add(self, sample: Sample) -> None:
         """Take the request in, if its lot is small enough."""
-        if not self.wants(sample.lot):
+        if not self.has_room_for(sample.lot):
             return
         item = (-sample.lot, next(self._numbers), sample)
         if len(self._kept) < self._most:
@@ -238,7 +258,7 @@ class Details:
     __slots__ = ("exceptions", "failures", "records", "samples")
 
     def __init__(self, num_processes: int = 1) -> None:
-        self.failures: Tally[Failure] = Tally(MOST_FAILURES)
+        self.failures = Failures()
         self.exceptions: Tally[UserException] = Tally(MOST_EXCEPTIONS)
         self.samples = Samples()
         self.records = Records(num_processes * MOST_RECORDED, num_processes * MOST_CHARACTERS)

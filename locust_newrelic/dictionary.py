@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
+from .acceptable import is_event_type
+
 SUMMARY = "LocustSummary"
 REQUEST_STATISTICS = "LocustRequestStatistics"
 STATUS_CODE = "LocustStatusCode"
@@ -180,7 +182,8 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
     EXCEPTION: (
         ("user_class", "", "", "Class of the user."),
-        *_ERROR,
+        ("error_type", "", "", "Class of the exception."),
+        ("error", "", "", "What it says."),
         ("traceback", "", _LAST, "Where it was raised; the deepest frames of a long one."),
         ("num_exceptions", "exceptions", _SUM, "How often that happened."),
     ),
@@ -248,9 +251,9 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("worst_failures_method", "", _LAST, "Endpoint with the most failures: method,"),
         ("worst_failures_name", "", _LAST, "name,"),
         ("worst_failures", "requests", _LAST, "and failures."),
-        ("events_lost", "events", _LAST, "Events that will not arrive, as far as is known by then."),
-        ("events_lost_<reason>", "events", _LAST, "Those that will not for that reason."),
-        ("events_spooled", "events", _LAST, "Events left to the spool by then."),
+        ("events_lost", "events", _LAST, "Events that were found not to arrive since the start."),
+        ("events_lost_<reason>", "events", _LAST, "Those of them for that reason."),
+        ("events_spooled", "events", _LAST, "Events left to the spool since the start."),
         ("events_dropped", "events", _LAST, "Events of the run that before_send dropped."),
         ("approximate_workers", "workers", _LAST, "Workers of which only Locust's own statistics are known."),
     ),
@@ -258,6 +261,12 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("locust_newrelic_version", "", _LAST, "Version of this package."),
     ),
 }  # fmt: skip
+
+
+def is_users_type(value: object) -> bool:
+    """Whether events of the user's own may be of that type."""
+    return is_event_type(value) and all(value != event_type.name for event_type in EVENT_TYPES)
+
 
 DICTIONARY = tuple(
     Entry(event_type, attribute, unit, meaning, nrql.format(attribute))

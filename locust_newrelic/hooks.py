@@ -81,10 +81,10 @@ def record(event_type: str, attributes: Mapping[str, object] | None = None) -> N
     It carries ``run_id`` and all that every event carries, and *attributes*, the first 128 of them, made acceptable:
     booleans become ``"true"`` and ``"false"``, None, NaN and infinity are left out, dictionaries and lists become JSON,
     text is cut at 4,096 bytes, in names what New Relic does not take becomes ``_``. Its moment is now, or
-    ``attributes["timestamp"]`` (integer, ms since 1970). It goes out with its window; a process may record 1,000 in a
-    window, what is beyond is counted as lost. What is recorded before the first run belongs to that. Raises ValueError
-    for an *event_type* that New Relic does not take, or that is one of this package, TypeError for attributes that are
-    no mapping.
+    ``attributes["timestamp"]`` (ms since 1970). It goes out with its window; a process may record 1,000 in a
+    window, a worker in each report, and all together 10,000: what is beyond is counted as lost. What is recorded before
+    the first run belongs to that. Raises ValueError for an *event_type* that New Relic does not take, or that is one of
+    this package, TypeError for attributes that are no mapping.
     """
     own_of(locust.events).record(event_type, attributes)
 
@@ -102,8 +102,9 @@ def before_send(function: BeforeSend) -> BeforeSend:
     """Have *function* see each event before it goes out, with ``eventType`` and ``timestamp`` among its attributes.
 
     It returns the event, changed or not, or None to drop it, which is counted (``events_dropped``). If it raises, the
-    event goes out as it was; one that takes longer than 2 s is not called again. Several functions are called in their
-    order. Returns *function*: it may be a decorator. On a worker it has no effect: the master sends.
+    event goes out as it was. It must not wait for anything: one that takes more than 10 ms an event, or 1 s at once, is
+    not called again. Several functions are called in their order. Returns *function*: it may be a decorator. On a
+    worker it has no effect: the master sends.
     """
     return own_of(locust.events).before_send(function)
 

@@ -6,6 +6,7 @@ It is kept with an environment's events, since a locustfile may use it before th
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ import gevent
 from .acceptable import MOST_ATTRIBUTES, acceptable, is_event_type, with_acceptable_names
 from .config import ConfigError
 from .details import Recorded, Records
-from .dictionary import EVENT_TYPES
+from .dictionary import is_users_type
 from .payload import FARTHEST_MS, MOST_USER_ATTRIBUTES, why_not_an_attribute
 
 if TYPE_CHECKING:
@@ -31,12 +32,21 @@ logger = logging.getLogger(__name__)
 MOST_RECORDED_ATTRIBUTES = 128
 """Of an event of the user's own; New Relic takes 254 with all others."""
 
-LONGEST_CALL_S = 2.0
-"""How long a function may take to see an event."""
+PER_EVENT_S, AT_ONCE_S = 0.01, 1.0
+"""How long a function may take to see an event, on average and, if it was quick before, at once."""
 
 _ATTRIBUTE = "locust_newrelic_own"
 
 BeforeSend = Callable[[dict[str, Any]], "Mapping[str, Any] | None"]
+
+
+class _Watched:
+    """A function that sees events, and how long it may still take."""
+
+    def __init__(self, function: BeforeSend) -> None:
+        self.function = function
+        self.name = getattr(function, "__qualname__", type(function).__qualname__)
+        self.allowance_s = AT_ONCE_S
 
 
 class Own:
@@ -46,7 +56,7 @@ class Own:
         self.attributes: Attributes = {}
         self.defaults: Attributes = {}
         """Attributes of the settings, which these go before."""
-        self._functions: list[BeforeSend] = []
+        self._functions: list[_Watched] = []
         self._said: set[str] = set()
         self._waiting = Records()
         """Events that were recorded while nobody took them."""
@@ -57,7 +67,7 @@ class Own:
 
     def record(self, event_type: str, attributes: Mapping[str, object] | None = None) -> None:
         """See :func:`locust_newrelic.record`."""
-        if not is_event_type(event_type) or any(event_type == own.name for own in EVENT_TYPES):
+        if not is_users_type(event_type):
             msg = f"{event_type!r} cannot be the type of an event of yours: it has letters, digits, '_' and ':' only"
             msg += ", and is none of New Relic's or of this package"
             raise ValueError(msg)
@@ -68,6 +78,8 @@ class Own:
         given = dict(islice((attributes or {}).items(), MOST_RECORDED_ATTRIBUTES))
         time_ms = given.pop("timestamp", None)
         now_ms = int(time.time() * 1000)
+        if isinstance(time_ms, float) and math.isfinite(time_ms):
+            time_ms = int(time_ms)
         if not _is_near(time_ms, now_ms):
             time_ms = now_ms
         event = Recorded(event_type, time_ms, acceptable(with_acceptable_names(given)))
@@ -86,6 +98,10 @@ class Own:
             for event in waiting.events:
                 take(event)
             refuse(waiting.num_refused)
+
+    def end(self) -> None:
+        """Note that nothing more is sent."""
+        self.take = lambda _: self._say(logging.WARNING, "an event was recorded after the end: such are not sent")
 
     def _wait_for_taker(self) -> Records:
         """The events that wait. Those that did when this process was forked are its parent's: it sends them once."""
@@ -118,7 +134,7 @@ class Own:
             msg = f"before_send needs a function, not {type(function).__name__}"
             raise TypeError(msg)
         self._say_on_worker("before_send")
-        self._functions.append(function)
+        self._functions.append(_Watched(function))
         return function
 
     def on_worker(self) -> None:
@@ -135,31 +151,40 @@ class Own:
 
     def seen(self, event: NewRelicEvent) -> NewRelicEvent | None:
         """What the functions make of an event; None if one of them drops it. One that fails changes nothing."""
-        for function in self._functions.copy():
-            left = self._seen_by(function, event)
+        for watched in self._functions.copy():
+            left = self._seen_by(watched, event)
             if left is None:
                 return None
             event = left
         return event
 
-    def _seen_by(self, function: BeforeSend, event: NewRelicEvent) -> NewRelicEvent | None:
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        out_of_time = gevent.Timeout(LONGEST_CALL_S)
+    @property
+    def has_functions(self) -> bool:
+        """Whether there are any."""
+        return bool(self._functions)
+
+    def skip_functions(self) -> None:
+        """Have no function see any event from now on: there is no time for it."""
+        self._functions.clear()
+
+    def _seen_by(self, watched: _Watched, event: NewRelicEvent) -> NewRelicEvent | None:
+        begun_s, out_of_time = time.monotonic(), gevent.Timeout(max(watched.allowance_s, 0.001))
         try:
             with out_of_time:
-                result = function(dict(event))
-                return None if result is None else _changed(event, result)
-        except gevent.Timeout as timeout:
-            if timeout is not out_of_time:
+                result = watched.function(dict(event))
+                left = None if result is None else _changed(event, result)
+        except BaseException as error:  # also sys.exit(), which is none for Locust; the text may hold a secret
+            if isinstance(error, gevent.Timeout) and error is not out_of_time:
                 raise
-            self._functions.remove(function)  # else it would hold up all that follows, and Locust's exit
-            self._say(
-                logging.ERROR, f"before_send: {name} took more than {LONGEST_CALL_S:g} s; it is not called any more"
-            )
-        except Exception as error:  # of which the text may hold a secret
-            kind = type(error).__name__
-            self._say(logging.WARNING, f"before_send: {name} failed with {kind}; the event goes out as it was")
-        return event
+            left, kind = event, type(error).__name__
+            if error is not out_of_time:
+                what = f"before_send: {watched.name} failed with {kind}"
+                self._say(logging.WARNING, f"{what}; the event goes out as it was")
+        watched.allowance_s = min(watched.allowance_s + PER_EVENT_S - (time.monotonic() - begun_s), AT_ONCE_S)
+        if watched.allowance_s <= 0 and watched in self._functions:
+            self._functions.remove(watched)
+            self._say(logging.ERROR, f"before_send: {watched.name} takes too long; it is not called any more")
+        return left
 
     def _say(self, level: int, message: str) -> None:
         """Log it, once."""

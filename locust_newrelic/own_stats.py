@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import plain
-from .acceptable import without_credentials
+from .acceptable import without_secrets
 from .details import OTHER_TEXT, Failure
 from .histogram import LARGEST_MS
 from .recorder import as_text
@@ -82,7 +82,7 @@ def _errors_by_key(errors: object) -> defaultdict[Key, Counter[str]]:
         number = fields.get("occurrences") if isinstance(fields, Mapping) else None
         if type(number) is int and 0 < number <= plain.LARGEST:
             key = Key(as_text(fields.get("method")), as_text(fields.get("name")))
-            found[key][without_credentials(as_text(fields.get("error")))] += number
+            found[key][without_secrets(as_text(fields.get("error")))] += number
     return found
 
 

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .acceptable import LONGEST_VALUE, acceptable, address_only, with_acceptable_names, without_credentials
+from .acceptable import LONGEST_VALUE, acceptable, address_only, with_acceptable_names, without_secrets
 from .details import MOST_FAILURES, Details, Error, Failure, Recorded, Sample, UserException
 from .histogram import LARGEST_MS, Scale
 from .window import (
@@ -324,7 +324,7 @@ class Recorder:
             **more: Any,
         ) -> None:
             lot = draw_lot()
-            if lot < sample_rate and self._details.samples.wants(lot):
+            if lot < sample_rate and self._details.samples.has_room_for(lot):
                 take_sample(lot, request_type, name, response_time, response_length, more)
 
         return on_sample
@@ -366,9 +366,9 @@ class Recorder:
 
     def record_exception(self, user_class: str, exception: BaseException, trace: TracebackType | None) -> None:
         """Count an exception in a user's task."""
-        frames = without_credentials("".join(traceback.format_tb(trace)))
-        error = without_credentials(as_text(exception, longest=None))[:LONGEST_NAME]
-        kind = UserException(as_text(user_class), as_text(type(exception).__name__), error, _deepest(frames))
+        frames = without_secrets("".join(traceback.format_tb(trace)))
+        error = without_secrets(as_text(exception, longest=None))[:LONGEST_NAME]
+        kind = UserException(as_text(user_class), _class_name(type(exception)), error, _deepest(frames))
         self._details.exceptions.add(kind)
 
     def record_event(self, event: Recorded) -> None:
@@ -499,10 +499,18 @@ class Recorder:
         self._details.samples.add(sample)
 
 
+def _class_name(kind: type) -> str:
+    """What a class is called, whatever its own class makes of that."""
+    try:
+        return as_text(kind.__name__)
+    except Exception:
+        return "?"
+
+
 def _error(kind: type, text: object) -> Error:
     """An error by the class of the exception, if it is one, and its text."""
-    class_name = as_text(kind.__name__)
-    error = without_credentials(as_text(text, longest=None))[:LONGEST_NAME]
+    class_name = _class_name(kind)
+    error = without_secrets(as_text(text, longest=None))[:LONGEST_NAME]
     return Error("" if issubclass(kind, str) else class_name, error or f"<{class_name}>")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import plain
-from .acceptable import MOST_ATTRIBUTES, acceptable, is_event_type, why_not_a_name
+from .acceptable import MOST_ATTRIBUTES, acceptable, why_not_a_name
 from .details import (
     MOST_EXCEPTIONS,
     MOST_FAILURES,
@@ -18,6 +18,7 @@ from .details import (
     Sample,
     UserException,
 )
+from .dictionary import is_users_type
 from .histogram import LARGEST_MS
 from .window import LARGEST_STATUS_CODE
 
@@ -160,7 +161,7 @@ def _events(fields: Mapping[str, Any]) -> Iterator[Recorded]:
     event_types, times_ms, attributes = _read_columns(fields, "events", 3, MOST_RECORDED)
     plain.integers(times_ms, 0, plain.LARGEST, "events")
     for event_type, time_ms, values in zip(event_types, times_ms, attributes, strict=True):
-        if not is_event_type(event_type):
+        if not is_users_type(event_type):
             raise plain.MalformedError("events")  # noqa: EM101
         yield Recorded(event_type, time_ms, _attributes(values, "events"))
 

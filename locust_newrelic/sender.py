@@ -61,6 +61,9 @@ EVENTS_AT_ONCE = 25
 
 REFUSED = "too many recorded"
 
+LONGEST_JOIN_S = 5.0
+"""How long Locust's exit waits for events to be made where the user's functions see them."""
+
 MOST_RUNS = 8
 """Runs for which what workers still report is counted."""
 
@@ -93,6 +96,9 @@ class _Run:
     approximate: set[str] = field(default_factory=set)
     """The workers of which only Locust's own statistics are known."""
     worker_count: int = 0
+    lost_before: Counter[str] = field(default_factory=Counter)
+    spooled_before: int = 0
+    """What was lost and spooled when it began."""
     nodes: NodesInTurn = field(default_factory=NodesInTurn)
     finished: bool = False
     """Whether its stop event is on its way."""
@@ -123,6 +129,7 @@ class Sender(Reporter):
         if self.is_on:
             self._start()
         else:
+            self._own.hand_over(lambda _: None)
             self._say_why_off()
 
     def close(self) -> None:
@@ -368,7 +375,10 @@ class Sender(Reporter):
             dimensions=config.dimensions,
             sample_rate=config.sample_rate,
         )
-        return _Run(run_id, made, Gathering(self._recorder.names, config.max_series), started_s=time.monotonic())
+        run = _Run(run_id, made, Gathering(self._recorder.names, config.max_series), started_s=time.monotonic())
+        if self._delivery is not None:
+            run.lost_before, run.spooled_before = self._delivery.lost.copy(), self._delivery.num_spooled
+        return run
 
     def _remember(self, run: _Run) -> None:
         """Know the run by its id, which workers name; forget the oldest one, of which all is told."""
@@ -507,7 +517,7 @@ class Sender(Reporter):
         if self._is_master:
             facts["approximate_workers"] = len(run.approximate)
         duration_s = (run.stopped_s or run.started_s) - run.started_s
-        num_spooled = self._delivery.num_spooled if self._delivery else 0
+        num_spooled = self._delivery.num_spooled - run.spooled_before if self._delivery else 0
         facts |= run.payload.whole_run(run.totals, duration_s, self._lost(run), num_spooled)
         yield run.payload.test_run(PHASE_STOP, run.stopped_ms, run.stats_epoch, facts)
         self._say_how_much(run, duration_s)
@@ -515,7 +525,7 @@ class Sender(Reporter):
     def _lost(self, run: _Run) -> Counter[str]:
         """Events that will not arrive, by reason."""
         lost = Counter({REFUSED: run.totals.num_refused} if run.totals.num_refused else {})
-        return lost + self._delivery.lost if self._delivery is not None else lost
+        return lost + self._delivery.lost - run.lost_before if self._delivery is not None else lost
 
     def _say_how_much(self, run: _Run, duration_s: float) -> None:
         volume = run.totals.volume
@@ -587,6 +597,7 @@ class Sender(Reporter):
             self._closed.wait()
         except KeyboardInterrupt:
             logger.warning("New Relic: interrupted; what is not sent yet is not waited for")
+            self._own.skip_functions()
             if self._delivery is not None:
                 self._delivery.interrupt()
 
@@ -595,7 +606,8 @@ class Sender(Reporter):
         try:
             self._finish_run()
             self._end_window()
-            self._greenlet.join()
+            self._own.end()
+            self._join()
             self._make_events()
             if self._delivery is not None:
                 spent_s = time.monotonic() - begun_s
@@ -607,6 +619,14 @@ class Sender(Reporter):
                 self._output.close()
             self._say_what_was_sent()
             self._closed.set()
+
+    def _join(self) -> None:
+        """Wait for the greenlet; not for a function of the user's that never returns: nothing can end that."""
+        timeout_s = min(LONGEST_JOIN_S, max(self._config.flush_timeout_s, 1.0))
+        self._greenlet.join(timeout_s if self._own.has_functions else None)
+        if not self._greenlet.ready():
+            logger.error("New Relic: a before_send does not return: up to %d events are lost", EVENTS_AT_ONCE)
+            self._own.skip_functions()
 
     def _at_exit(self) -> None:
         """For an exit without ``quit``: a second Ctrl-C, ``sys.exit()`` in a locustfile. A forked child has no part."""

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locust_newrelic.details import (
+    MOST_ERRORS,
     MOST_EXCEPTIONS,
     MOST_FAILURES,
     MOST_RECORDED,
@@ -99,7 +100,7 @@ def test_bounds_of_a_window():
         details.samples.add(sample(number / 3_000))
         details.records.add(recorded(number))
 
-    assert (MOST_FAILURES, MOST_EXCEPTIONS, MOST_SAMPLES, MOST_RECORDED) == (200, 50, 1_000, 1_000)
+    assert (MOST_ERRORS, MOST_FAILURES, MOST_EXCEPTIONS, MOST_SAMPLES, MOST_RECORDED) == (200, 1_000, 50, 1_000, 1_000)
     assert (len(details.failures), sum(details.failures.values())) == (200 + 3, 3_000)
     assert (len(details.exceptions), sum(details.exceptions.values())) == (50 + 1, 3_000)
     assert (len(details.samples), len(details.records.events), details.records.num_refused) == (1_000, 1_000, 2_000)
@@ -142,12 +143,12 @@ def test_equal_lots(drawn, most, chance):
 
 
 @given(st.sets(lots, min_size=1, max_size=20), st.integers(1, 12))
-def test_what_a_sample_wants(drawn, most):
+def test_what_a_sample_has_room_for(drawn, most):
     """It wants what it would take; of what it does not want it knows from then on that there was one."""
     samples, asked = Samples(most), Samples(most)
     for lot in drawn:
         before = kept(samples)
-        wanted = samples.wants(lot)
+        wanted = samples.has_room_for(lot)
         if wanted:
             samples.add(sample(lot))
         asked.add(sample(lot))

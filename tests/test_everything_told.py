@@ -208,3 +208,56 @@ def assert_own_events(new_relic, num_faults):
     own = {name for event in bought for name in event}
     assert {name for name in ("price", "is_new", "items") if why_not_an_attribute(name)} == set()
     assert {"run_id", "seq", "stats_epoch", "timestamp"} <= own
+
+
+FUNCTIONS = {
+    "never returns": """
+    while True:
+        try:
+            gevent.sleep(0.01)
+        except BaseException:
+            pass
+""",
+    "exits": "    sys.exit(7)",
+    "is killed": "    raise gevent.GreenletExit",
+    "spins": """
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        pass
+    return event
+""",
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_that_goes_wrong(locusts, target, function):
+    """Whatever a user's function does, the test goes on, ends in time and with Locust's own code, and is reported."""
+    locustfile = f"""
+import sys, time, gevent, locust_newrelic
+from locust import HttpUser, constant, task
+
+@locust_newrelic.before_send
+def goes_wrong(event):
+    if event.get("phase") == "start":
+        return event
+{FUNCTIONS[function]}
+
+class Visitor(HttpUser):
+    wait_time = constant(0.1)
+
+    @task
+    def index(self):
+        self.client.get("/")
+"""
+    options = ("-t", "3", "-H", target, "--newrelic-output", "events", "--newrelic-flush-timeout", "2")
+    run = locusts.run(locustfile, *options, "--newrelic-interval", "1")
+    events = [json.loads(line) for line in (locusts.folder / "events").read_text().splitlines()]
+
+    assert run.process.returncode == 0
+    assert run.log.count("before_send: goes_wrong") == (function != "never returns")
+    assert [event["phase"] for event in events if event.get("phase") in ("start", "stop")] == ["start", "stop"]
+    told = total([event for event in events if event["eventType"] == "LocustSummary"], "num_requests")
+    if function == "never returns":
+        assert "does not return" in run.log
+    else:
+        assert told == total(run.stats().values(), "num_requests") > 0

@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from test_window import SCALE, Odd, Page, custom, fired, on_request, record
 
 from locust_newrelic.acceptable import LONGEST_NAME, LONGEST_VALUE
-from locust_newrelic.details import MOST_FAILURES, OTHER_TEXT, Failure
+from locust_newrelic.details import MOST_ERRORS, MOST_FAILURES, OTHER_TEXT, Failure
 from locust_newrelic.recorder import LONGEST_PENDING, MOST_OF_CONTEXT, MOST_PENDING, Recorder
 from locust_newrelic.window import OTHER, Key
 
@@ -156,6 +156,18 @@ def test_failures_of_an_enumeration():
     assert first.key == second.key == Key("GET", "login")
 
 
+def test_one_error_of_many_endpoints():
+    """One error keeps its name at each of a thousand endpoints; the endpoints beyond have failures of other errors."""
+    recorder = make_recorder(max_series=2_000)
+    for number in range(MOST_FAILURES + 100):
+        fire(recorder, name=str(number), exception="no")
+        fire(recorder, name=str(number), exception="no")
+    failures = failures_of(recorder.take())
+
+    assert sum(number for (*_, error), number in failures.items() if error == "no") == 2 * MOST_FAILURES
+    assert sum(failures.values()) == 2 * (MOST_FAILURES + 100)
+
+
 def test_many_failures():
     """Of thousands of different errors, 200 are told by themselves, the rest by endpoint; the next window has room."""
     recorder = make_recorder()
@@ -163,7 +175,7 @@ def test_many_failures():
         for number in range(first, first + 5_000):
             fire(recorder, name="ab"[number % 2], exception=f"no {number}")
         failures = failures_of(recorder.take())
-        assert len(failures) == MOST_FAILURES + 2
+        assert len(failures) == MOST_ERRORS + 2
         assert failures["GET", "a", f"no {first}"] == 1
         assert failures["GET", "a", OTHER_TEXT] == failures["GET", "b", OTHER_TEXT] == 2_400
 
@@ -177,6 +189,13 @@ def test_many_failures():
         ("at http://user:sec@ret@shop/a", "at http://shop/a"),
         ("at http://shop/a@b", "at http://shop/a@b"),
         ("to a@b.example", "to a@b.example"),
+        ("at //user:secret@shop/a", "at //shop/a"),
+        ("at http://user:sec/ret@shop/a", "at http://shop/a"),
+        ("at http://shop:8080/a@b", "at http://shop:8080/a@b"),
+        (
+            "401 for url: http://shop/a?token=secret#x, then http://b/?mail=a@b.c)",
+            "401 for url: http://shop/a?... then http://b/?...)",
+        ),
         ("x" * (LONGEST_VALUE - 14) + " http://user:secret@shop", "x" * (LONGEST_VALUE - 14) + " http://shop"),
     ],
 )
