@@ -153,7 +153,7 @@ def test_a_run_tells_its_phases(new_relic, locusts, target):
     """Start, spawning complete and stop arrive, in this order, and the stop stands on its own."""
     locusts.run(
         SIMPLE, "--newrelic-interval", "1", "-H", target.replace("//", "//user:secret@"), "-u", "3", "-r", "3",
-        "-t", "3", "--newrelic-run-id", "nightly", environment=new_relic.environment(),
+        "-t", "6", "--newrelic-run-id", "nightly", environment=new_relic.environment(),
     )  # fmt: skip
 
     phases = new_relic.of_type("LocustTestRun", run_id="nightly")
