@@ -229,6 +229,7 @@ class Payload:
         self._limits = [f"le_{limit}" for limit in scale.limits_ms]
         self._attributes = attributes
         self._common = acceptable({"appName": app_name, "run_id": run_id, "test_name": test_name})
+        self._protected = {*_ENVELOPE, *self._common, "late"}
         self._dimensions = tuple(dimensions)
         self._sample_rate = sample_rate
 
@@ -286,13 +287,11 @@ class Payload:
             moment_ms = _moment_ms(sample.timestamp_ms, start_ms)
             yield self._event(REQUEST, moment_ms, epoch, {**self._sample(sample), "sample_rate": rate})
         for own in details.records.events:
-            yield self.own_event(replace(own, timestamp_ms=_moment_ms(own.timestamp_ms, start_ms)), epoch)
+            yield self._event(own.event_type, _moment_ms(own.timestamp_ms, start_ms), epoch, self._own(own))
 
-    def own_event(self, own: Recorded, stats_epoch: int) -> NewRelicEvent:
-        """An event of the user's own."""
-        protected = {*_ENVELOPE, *self._common, "late"}
-        attributes = {f"{name}_" if name in protected else name: value for name, value in own.attributes.items()}
-        return self._event(own.event_type, own.timestamp_ms, stats_epoch, attributes)
+    def _own(self, own: Recorded) -> dict[str, Value]:
+        """The attributes of an event of the user's own, none of which hides what every event has."""
+        return {f"{name}_" if name in self._protected else name: value for name, value in own.attributes.items()}
 
     def node_event(
         self, node: Node, start_ms: int, stats_epoch: int, sending: Mapping[str, int], *, late: bool = False

@@ -526,9 +526,10 @@ def _context(context: object) -> Attributes:
 
 def _deepest(frames: str) -> str:
     """The last of the lines, as many as New Relic stores: the deepest frames of a traceback."""
-    if len(frames.encode("utf-8", "replace")) <= LONGEST_VALUE:
+    encoded = frames.encode("utf-8", "replace")
+    if len(encoded) <= LONGEST_VALUE:
         return frames
-    last = frames.encode("utf-8", "replace")[-LONGEST_VALUE + len(_CUT) :].decode("utf-8", "ignore")
+    last = encoded[-LONGEST_VALUE + len(_CUT) :].decode("utf-8", "ignore")
     return _CUT + last.partition("\n")[2]
 
 

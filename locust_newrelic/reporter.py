@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 from gevent.event import Event as Flag
+from locust.stats import StatsError
 
 from .delivery import BREATH_S
 from .own import own_of
+from .recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from locust.env import Environment
     from locust.event import EventHook, Events
 
+    from .histogram import Scale
     from .own import BeforeSend
-    from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,13 @@ def safe(listener: Listener) -> Listener:
             log_unexpected(error)
 
     return wrapper  # type: ignore[return-value]
+
+
+def make_recorder(scale: Scale, max_series: int, *, dimensions: Sequence[str], sample_rate: float) -> Recorder:
+    """A recorder that groups failures as Locust does."""
+    return Recorder(
+        scale, max_series, dimensions=dimensions, sample_rate=sample_rate, error_text=StatsError.parse_error
+    )
 
 
 def in_steps(steps: Iterator[None]) -> None:
@@ -187,6 +196,10 @@ class Reporter:
         own = [getattr(handler, "__module__", "") == module for handler in handlers]
         if any(own):
             handlers.insert(own.index(True) + 1, handlers.pop())
+
+    def _listen_to_requests(self, recorder: Recorder) -> None:
+        for listener in recorder.listeners:
+            self._listen_beside_locust(self.environment.events.request, listener)
 
     def _watch_resets(self, on_reset: Callable[[], None]) -> None:
         """Be told of each reset of Locust's statistics at the very moment, whoever asks for it.

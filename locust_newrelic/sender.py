@@ -21,7 +21,6 @@ import gevent
 import locust
 from gevent.event import Event as Flag
 from locust import argument_parser, runners
-from locust.stats import StatsError
 
 from . import relay
 from ._version import __version__
@@ -32,8 +31,7 @@ from .gathering import Gathering, NodesInTurn
 from .health import Gauge
 from .histogram import Scale
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
-from .recorder import Recorder
-from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
+from .reporter import Cadence, Reporter, in_steps, log_unexpected, make_recorder, now_ms, safe
 from .spool import Output, Spool
 from .transport import Transport
 from .workers import Workers, report_interval_s
@@ -157,12 +155,8 @@ class Sender(Reporter):
     def _start(self) -> None:
         config = self._config
         self._scale = Scale(config.buckets_ms)
-        self._recorder = Recorder(
-            self._scale,
-            config.max_series,
-            dimensions=config.dimensions,
-            sample_rate=config.sample_rate,
-            error_text=StatsError.parse_error,
+        self._recorder = make_recorder(
+            self._scale, config.max_series, dimensions=config.dimensions, sample_rate=config.sample_rate
         )
         self._cadence = Cadence(config.interval_s)
         self._gauge = Gauge()
@@ -179,8 +173,7 @@ class Sender(Reporter):
         self._open_sinks()
 
         events = self.environment.events
-        for listener in self._recorder.listeners:
-            self._listen_beside_locust(events.request, listener)
+        self._listen_to_requests(self._recorder)
         self._listen(events.user_error, safe(self._on_user_error))
         self._listen_beside_locust(events.worker_report, safe(self._on_worker_report), "locust.stats")
         self._listen_first(events.test_start, safe(self._on_test_start))

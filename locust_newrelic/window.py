@@ -287,8 +287,7 @@ class Window:
                 series, status_code = self._place(own_key, their_code)
                 series.merge(status_code, numbers)
             yield
-        self.details.merge(other.details, names.admit if names is not None else lambda key: key)
-        self.hidden.merge(other.hidden)
+        self._merge_rest(other, names)
 
     def absorb(self, other: Window, names: Names | None = None) -> Generator[None, None, int]:
         """Add what *other* recorded, in small steps, as :meth:`merge` does; *other* is used up, which is quicker.
@@ -302,9 +301,13 @@ class Window:
                 num_requests += numbers.num_requests
                 self.add(key if names is None else names.admit(key), status_code, numbers)
             yield
+        self._merge_rest(other, names)
+        return num_requests
+
+    def _merge_rest(self, other: Window, names: Names | None) -> None:
+        """Add what *other* has besides rows; *other* stays as it is."""
         self.details.merge(other.details, names.admit if names is not None else lambda key: key)
         self.hidden.merge(other.hidden)
-        return num_requests
 
     def _take_rows(self) -> Iterator[Row | None]:
         """All rows, which the window thereby loses."""

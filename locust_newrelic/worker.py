@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from locust.stats import StatsError
 
 from . import relay
 from .health import Gauge
 from .histogram import Scale
-from .recorder import Recorder
 from .relay import Part, Report, RunOptions
-from .reporter import Cadence, Reporter, in_steps, log_unexpected, now_ms, safe
+from .reporter import Cadence, Reporter, in_steps, log_unexpected, make_recorder, now_ms, safe
 
 if TYPE_CHECKING:
     from locust.env import Environment
+
+    from .recorder import Recorder
 
 
 logger = logging.getLogger(__name__)
@@ -122,16 +122,10 @@ class Worker(Reporter):
         """Record for *run* from now on."""
         for listener in self._recording.recorder.listeners if self._recording is not None else ():
             self._unlisten(self.environment.events.request, listener)
-        recorder = Recorder(
-            Scale(run.buckets_ms),
-            run.max_series,
-            dimensions=run.dimensions,
-            sample_rate=run.sample_rate,
-            error_text=StatsError.parse_error,
-        )
+        scale = Scale(run.buckets_ms)
+        recorder = make_recorder(scale, run.max_series, dimensions=run.dimensions, sample_rate=run.sample_rate)
         self._recording = _Recording(run, recorder, Cadence(run.interval_s))
-        for listener in recorder.listeners:
-            self._listen_beside_locust(self.environment.events.request, listener)
+        self._listen_to_requests(recorder)
         self._own.hand_over(recorder.record_event, recorder.refuse_events)
         if self._greenlet is None:
             self._gauge = Gauge()
