@@ -1,13 +1,17 @@
 """Response times to quantiles: mergeable, bounded, with a stated error. No clock, no I/O, no Locust.
 
-A histogram here is a plain ``dict`` of bin index to count: recording is one ``bisect`` and one addition, merging is
-adding counts. What an index means is the business of a :class:`Scale`, which every histogram of a run shares.
+A histogram here is a plain ``dict`` of bin index to count; merging is adding counts. What an index means is the
+business of a :class:`Scale`, which every histogram of a run shares.
 """
 
 from __future__ import annotations
 
+import math
+import struct
+import sys
+from array import array
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,37 +19,54 @@ if TYPE_CHECKING:
 
 Bins = dict[int, int]
 
-RELATIVE_ERROR = 0.009
+BINS_PER_OCTAVE = 64
+
+RELATIVE_ERROR = 1 / (2 * BINS_PER_OCTAVE + 1)
 """The most by which a quantile between ``FINEST_MS`` and ``COARSEST_MS`` can be off, as a share of the true value."""
 
-FINEST_MS = 0.01
-COARSEST_MS = 3_600_000.0
+FINEST_MS, COARSEST_MS = 2.0**-6, 2.0**22
 LARGEST_MS = 1e15
 """A response time above this (or infinite, negative or NaN) is not a measurement and belongs to no bin."""
+
+_BELOW_FINEST = 3
+"""Bins that are not regular come first: what is no measurement, exactly 0, and up to ``FINEST_MS``."""
+
+_UNIT = 53 - BINS_PER_OCTAVE.bit_length()
+"""Which bit of a float tells a bin from the next one: those below, of the 52 of the mantissa, are within a bin."""
+
+_LOWEST = struct.pack("=Q", struct.unpack("=Q", struct.pack("=d", FINEST_MS))[0] - (_BELOW_FINEST << _UNIT) + 1)
+"""What is taken from a float's bits to have its bin's index at ``_UNIT``: 1 more, as a bin has its upper edge only."""
+
+_OF_EACH_FLOAT = slice(3, -4, 4) if sys.byteorder == "little" else slice(4, None, 4)
+"""Its highest 16 bits, if behind the last float there is room for one more."""
 
 
 class Scale:
     """Which response times share a bin.
 
-    Bins grow by a constant ratio, so the error is relative; each of *limits_ms* is a bin's upper edge as well, which
-    makes the count of requests within it exact. Bin ``i`` holds ``edges[i - 1] < ms <= edges[i]``. Two indexes hold
-    nothing that can be timed: 0 (negative or NaN) and ``len(edges)`` (above ``LARGEST_MS``).
+    An octave has ``BINS_PER_OCTAVE`` bins of the same width, so the error is relative; each of *limits_ms* is a bin's
+    upper edge as well, which makes the count of requests within it exact. Bin ``i`` holds
+    ``edges[i - 1] < ms <= edges[i]``. Two indexes hold nothing that can be timed: 0 (negative or NaN) and
+    ``len(edges)`` (above ``LARGEST_MS``).
 
-    The method is that of DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with
-    relative-error guarantees", VLDB 2019), with a table of edges in place of the logarithm.
+    The bins are those of HdrHistogram (Gil Tene), and their index is in the bits of a float, where an octave is an
+    exponent, and a place in it a mantissa.
     """
 
-    __slots__ = ("edges", "limits_ms", "middles", "tops")
+    __slots__ = ("_regular_to_ms", "edges", "limits_ms", "middles", "tops")
 
     def __init__(self, limits_ms: Iterable[int] = ()) -> None:
         self.limits_ms = tuple(sorted(limits_ms))
-        ratio = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
-        steps = [FINEST_MS]
-        while steps[-1] < COARSEST_MS:
-            steps.append(steps[-1] * ratio)
+        octaves = range(round(math.log2(FINEST_MS)), round(math.log2(COARSEST_MS)))
+        regular = [
+            2.0**octave * (1 + step / BINS_PER_OCTAVE) for octave in octaves for step in range(BINS_PER_OCTAVE)
+        ] + [COARSEST_MS]
+        edges = sorted({*regular, *map(float, self.limits_ms)})
+        self._regular_to_ms = max(ours for ours, edge in zip(regular, edges, strict=False) if ours == edge)
+        """Up to there, no limit divides a regular bin, and no index is moved by that."""
 
         # The first edge lies just below zero: a response time of exactly 0 is a measurement, in a bin of its own.
-        self.edges: list[float] = [-5e-324, 0.0, *sorted({*steps, *map(float, self.limits_ms)}), LARGEST_MS]
+        self.edges: list[float] = [-5e-324, 0.0, *edges, LARGEST_MS]
         self.middles: list[float] = [
             0.0 if upper <= 0 else 2 * max(lower, 0.0) * upper / (max(lower, 0.0) + upper)
             for lower, upper in zip([0.0, *self.edges], self.edges, strict=False)
@@ -66,6 +87,20 @@ class Scale:
             raise ValueError(msg)
         return index
 
+    def indexes(self, times_ms: list[float], low_ms: float, high_ms: float) -> array[int]:
+        """The bins of response times, in any order; *low_ms* and *high_ms* are the least and the largest of them.
+
+        They are measurements, all of them.
+        """
+        if low_ms > FINEST_MS and high_ms <= self._regular_to_ms:
+            return _regular_indexes(times_ms)
+
+        regular = [time_ms for time_ms in times_ms if FINEST_MS < time_ms <= self._regular_to_ms]
+        others = [time_ms for time_ms in times_ms if not FINEST_MS < time_ms <= self._regular_to_ms]
+        indexes = _regular_indexes(regular)
+        indexes.extend(map(bisect_left, repeat(self.edges), others))
+        return indexes
+
     def record(self, bins: Bins, response_time_ms: float) -> None:
         """Count one response time; raises ValueError for one that cannot be a measurement."""
         index = self.index(response_time_ms)
@@ -74,6 +109,17 @@ class Scale:
     def distribution(self, bins: Mapping[int, int]) -> Distribution:
         """What the bins say."""
         return Distribution(self, bins)
+
+
+def _regular_indexes(times_ms: list[float]) -> array[int]:
+    """The bins of response times in regular bins that no limit divides.
+
+    All of them at once, as one large integer: a tenth of what it takes to look each of them up.
+    """
+    number = len(times_ms)
+    bits = int.from_bytes(array("d", times_ms).tobytes(), sys.byteorder)
+    bits -= int.from_bytes(_LOWEST * number, sys.byteorder)
+    return array("H", (bits << 48 - _UNIT).to_bytes(8 * (number + 1), sys.byteorder))[_OF_EACH_FLOAT]
 
 
 class Distribution:

@@ -12,7 +12,7 @@ import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import count, islice, repeat
 from typing import TYPE_CHECKING
 
 from .acceptable import MOST_ATTRIBUTES, Attributes, Value, acceptable, why_not_a_name
@@ -129,18 +129,19 @@ class Node:
 class Endpoint:
     """What is known of one endpoint over the whole run: less than of a window, as it is kept for all of them."""
 
-    __slots__ = ("counts", "num_failures", "num_requests")
+    __slots__ = ("_counts", "num_failures", "num_requests")
 
-    def __init__(self, num_bins: int) -> None:
+    def __init__(self) -> None:
         self.num_requests = self.num_failures = 0
-        self.counts = array("I", bytes(array("I").itemsize * num_bins))
-        """By bin: a fraction of the memory that a dictionary takes."""
+        self._counts = array("I")
+        """By bin, up to the last that something is in: a fraction of the memory that a dictionary takes."""
 
     def add(self, numbers: Numbers) -> None:
         """Count in what a window has of it."""
         self.num_requests += numbers.num_requests
         self.num_failures += numbers.num_failures
-        counts = self.counts
+        counts = self._counts
+        counts.extend(repeat(0, max(numbers.bins, default=0) + 1 - len(counts)))
         for index, number in numbers.bins.items():
             try:
                 counts[index] += number
@@ -150,7 +151,7 @@ class Endpoint:
     @property
     def bins(self) -> Bins:
         """Its response times."""
-        return {index: number for index, number in enumerate(self.counts) if number}
+        return {index: number for index, number in enumerate(self._counts) if number}
 
 
 class Volume:
@@ -369,7 +370,7 @@ class Payload:
         """What is known of the endpoint, whatever the dimensions."""
         place = (key.method, key.name)
         if place not in totals.endpoints:
-            totals.endpoints[place] = Endpoint(len(self._scale.edges))
+            totals.endpoints[place] = Endpoint()
         return totals.endpoints[place]
 
     def _event(

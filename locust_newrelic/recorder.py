@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 import random
 import traceback
-from array import array
-from bisect import bisect_left
-from itertools import islice, repeat
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .acceptable import LONGEST_VALUE, acceptable, address_only, with_acceptable_names, without_secrets
@@ -34,14 +32,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .acceptable import Attributes
-    from .histogram import Bins
     from .window import Row
 
-LONGEST_PENDING, MOST_PENDING = 2_000, 50_000
-"""Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
-
-FEW = 200
-"""Requests of a kind of which each is looked up by itself."""
+LONGEST_PENDING, MOST_PENDING = 250, 50_000
+"""Requests of a kind, and of all kinds, that wait to be counted: fewer at once cost more each, more of them leave the
+processor's caches before they are counted."""
 
 MOST_OF_CONTEXT, LONGEST_OF_CONTEXT = 50, 256
 """Keys of a sampled request's context that are kept, and characters of the text under each of them."""
@@ -110,22 +105,15 @@ class Counts:
     def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
         """Count requests of a kind: response time and content length of one after the other, whatever they are."""
         times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
-        few = len(times) <= FEW
-        bins, loose = {}, NONE_LOOSE
         try:
             total_ms, content_length = sum(times), sum(lengths)
-            if not few:
-                times.sort()
             low_ms, high_ms = float(min(times)), float(max(times))
             # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
             usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
             usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
             total_ms = float(total_ms)
             numbers = self._place(kind)
-            if usual and few:
-                loose = array("H", map(bisect_left, repeat(self._scale.edges), times))
-            elif usual:
-                bins = self._with_sorted(numbers.bins, times)
+            loose = self._scale.indexes(times, low_ms, high_ms) if usual else NONE_LOOSE
         except Exception:
             usual = False
 
@@ -139,28 +127,9 @@ class Counts:
         numbers.content_length += content_length
         numbers.min_ms = min(numbers.min_ms, low_ms)
         numbers.max_ms = max(numbers.max_ms, high_ms)
-        if few:
-            numbers.add_loose(loose)
-        else:
-            numbers.bins = bins
+        numbers.add_loose(loose)
         if kind.failed:
             numbers.num_failures += len(times)
-
-    def _with_sorted(self, bins: Bins, times: list[float]) -> Bins:
-        """*bins*, which stay as they are, with *times* counted as well; neighbours share a lookup."""
-        edges = self._scale.edges
-        bins = dict(bins)
-        index, edge, count = 0, -math.inf, 0
-        for time in times:
-            if time > edge:
-                bins[index] = bins.get(index, 0) + count
-                index = bisect_left(edges, time, index)
-                edge, count = edges[index], 0
-            count += 1
-        bins[index] = bins.get(index, 0) + count
-        del bins[0]  # the nothing that was counted before the first
-
-        return bins
 
     def _place(self, kind: Kind) -> Numbers:
         """The numbers of that series and status code, or of the series alone once the window has too many."""
@@ -179,8 +148,8 @@ class Recorder:
 
     - The listener only finds the list of its kind of request (by outcome, status code, method and name) and appends the
       response time and the content length to it. It is a closure over plain dicts, without a single attribute access.
-    - A list that has become long is counted as a whole, which costs the less the longer it is. The others are handed
-      over with their window, to be counted later, bit by bit.
+    - A list that has become long is counted as a whole, at a fraction of what it costs to count one by one. The others
+      are handed over with their window, to be counted later, bit by bit.
     - All that is unusual (the first request of its kind in a run, a value that is odd in any way) goes to
       :meth:`record`, which is as careful as it is slow.
     - What not everybody wants has a listener of its own: :attr:`on_request` is another one with *dimensions*, and

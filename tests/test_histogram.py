@@ -21,6 +21,11 @@ usual_times = st.lists(st.floats(1, HOUR_MS), min_size=1)
 times = st.lists(st.floats(0, LARGEST_MS) | st.sampled_from(AT_LIMITS_MS))
 
 
+def beside(time_ms, way):
+    """The next number, on that side."""
+    return math.nextafter(time_ms, math.copysign(math.inf, way))
+
+
 def histogram(response_times):
     """The bins of those response times."""
     bins = {}
@@ -107,6 +112,37 @@ def test_limits_of_any_size(limits_ms):
             counts = dict(zip(scale.limits_ms, scale.distribution(bins).counts_within(), strict=True))
             within.append(counts[limit])
         assert within == [1, 1, 0]
+
+
+@given(
+    st.lists(st.integers(1, 3_600_000), max_size=20, unique=True),
+    st.lists(
+        st.integers(0, len(SCALE.edges) - 1).flatmap(
+            lambda index: st.sampled_from(
+                [beside(SCALE.edges[index], -1), SCALE.edges[index], beside(SCALE.edges[index], 1)]
+            )
+        )
+        | st.floats(0, LARGEST_MS)
+        | st.floats(0.01, 10_000)
+        | st.integers(0, 10**15),
+        min_size=1,
+    ),
+)
+def test_many_at_once(limits_ms, response_times):
+    """Bins of many times at once are those of each of them, whatever the limits, and at each edge as well."""
+    scale = Scale(limits_ms)
+    response_times = [min(max(time_ms, 0), LARGEST_MS) for time_ms in response_times]
+    indexes = scale.indexes(response_times, min(response_times), max(response_times))
+
+    assert sorted(indexes) == sorted(map(scale.index, response_times))
+
+
+def test_each_edge():
+    """A bin has its upper edge, and not its lower one."""
+    for edge_ms in SCALE.edges[2:-1]:
+        for time_ms in (beside(edge_ms, -1), edge_ms, beside(edge_ms, 1)):
+            (index,) = SCALE.indexes([time_ms], time_ms, time_ms)
+            assert SCALE.edges[index - 1] < time_ms <= SCALE.edges[index]
 
 
 @given(st.data(), st.lists(times, min_size=1, max_size=6))

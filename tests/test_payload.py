@@ -795,7 +795,7 @@ def test_the_volume(num_endpoints):
 
 def test_the_endpoints_of_a_long_run():
     """More requests in a bin than it can count stay the most it can."""
-    endpoint, numbers = Endpoint(len(SCALE.edges)), Numbers()
+    endpoint, numbers = Endpoint(), Numbers()
     numbers.bins = {5: 2**32 - 10}
     for _ in range(3):
         endpoint.add(numbers)
