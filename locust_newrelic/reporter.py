@@ -19,12 +19,11 @@ import gevent
 from gevent.event import Event as Flag
 from locust.stats import StatsError
 
-from .delivery import BREATH_S
 from .own import own_of
 from .recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from locust.env import Environment
@@ -37,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S = 1.0
 """How often the greenlet looks at the clock, which may be set."""
-
-LONGEST_HOLD_S = 0.001
-"""How long our greenlet works on a window before other greenlets may run."""
 
 _ATTRIBUTE = "locust_newrelic_reporter"
 
@@ -83,15 +79,6 @@ def make_recorder(scale: Scale, max_series: int, *, dimensions: Sequence[str], s
     return Recorder(
         scale, max_series, dimensions=dimensions, sample_rate=sample_rate, error_text=StatsError.parse_error
     )
-
-
-def in_steps(steps: Iterator[None]) -> None:
-    """Do *steps*, with pauses for Locust's greenlets."""
-    since_s = time.perf_counter()
-    for _ in steps:
-        if time.perf_counter() - since_s > LONGEST_HOLD_S:
-            gevent.sleep(BREATH_S)
-            since_s = time.perf_counter()
 
 
 def now_ms() -> int:

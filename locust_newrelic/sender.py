@@ -26,12 +26,13 @@ from . import relay
 from ._version import __version__
 from .acceptable import acceptable, address_only
 from .config import ConfigError, ci_attributes
-from .delivery import BREATH_S, Delivery, in_bytes
+from .delivery import Delivery, in_bytes
 from .gathering import Gathering, NodesInTurn
 from .health import Gauge
 from .histogram import Scale
+from .pauses import BREATH_S, in_steps
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
-from .reporter import Cadence, Reporter, in_steps, log_unexpected, make_recorder, now_ms, safe
+from .reporter import Cadence, Reporter, log_unexpected, make_recorder, now_ms, safe
 from .spool import Output, Spool
 from .transport import Transport
 from .workers import Workers, report_interval_s

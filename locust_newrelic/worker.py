@@ -15,8 +15,9 @@ import gevent
 from . import relay
 from .health import Gauge
 from .histogram import Scale
+from .pauses import in_steps
 from .relay import Part, Report, RunOptions
-from .reporter import Cadence, Reporter, in_steps, log_unexpected, make_recorder, now_ms, safe
+from .reporter import Cadence, Reporter, log_unexpected, make_recorder, now_ms, safe
 
 if TYPE_CHECKING:
     from locust.env import Environment
