@@ -16,8 +16,9 @@ from . import relay
 from .health import Gauge
 from .histogram import Scale
 from .pauses import in_steps
+from .recording import Cadence, make_recorder, now_ms
 from .relay import Part, Report, RunOptions
-from .reporter import Cadence, Reporter, log_unexpected, make_recorder, now_ms, safe
+from .reporter import Reporter, log_unexpected, safe
 
 if TYPE_CHECKING:
     from locust.env import Environment
