@@ -17,7 +17,8 @@ import gevent
 from flush import BUDGET_MS, GOAL_MS, Ticker
 from results import Budget, Table, main, progress, spread
 
-from locust_newrelic.delivery import BREATH_S, Delivery
+from locust_newrelic.delivery import Delivery
+from locust_newrelic.pauses import BREATH_S
 from locust_newrelic.sender import EVENTS_AT_ONCE
 from locust_newrelic.spool import Spool
 from locust_newrelic.transport import Transport

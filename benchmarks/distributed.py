@@ -28,10 +28,10 @@ from locust_newrelic import relay
 from locust_newrelic.gathering import Gathering, NodesInTurn
 from locust_newrelic.health import Gauge
 from locust_newrelic.histogram import Scale
+from locust_newrelic.pauses import in_steps
 from locust_newrelic.payload import Interval, Node, Payload, Totals
 from locust_newrelic.recorder import Recorder
 from locust_newrelic.relay import Part, Report
-from locust_newrelic.reporter import in_steps
 from locust_newrelic.sender import EVENTS_AT_ONCE, REPORTS_TO_WAIT
 from locust_newrelic.window import Names
 

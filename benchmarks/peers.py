@@ -178,8 +178,8 @@ class Ours(Candidate):
 
     def deliver(self):
         """As the reporter does it in Locust: with pauses, and by a delivery of its own."""
-        from locust_newrelic.delivery import BREATH_S, Delivery
-        from locust_newrelic.reporter import in_steps
+        from locust_newrelic.delivery import Delivery
+        from locust_newrelic.pauses import BREATH_S, in_steps
         from locust_newrelic.sender import EVENTS_AT_ONCE
 
         delivery = Delivery(self.transport)

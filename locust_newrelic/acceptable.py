@@ -21,6 +21,9 @@ LONGEST_NAME = 255
 MOST_ATTRIBUTES = 254
 """Of an event."""
 
+FARTHEST_MS = 12 * 3600 * 1000
+"""What claims to be farther from its window has no known moment: New Relic takes a day at most."""
+
 _LARGEST_INTEGER = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:.]*")
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_:]{1,255}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .payload import MOST_USER_ATTRIBUTES, why_not_an_attribute
+from .dictionary import MOST_USER_ATTRIBUTES, why_not_an_attribute
 
 if TYPE_CHECKING:
     from typing import Protocol

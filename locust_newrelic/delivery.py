@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import gevent
 from gevent.event import Event
 
+from .pauses import BREATH_S
 from .transport import Outcome, Verdict, what_to_do
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ BATCH_SIZE, BATCH_CHARACTERS = 100, 50_000
 
 KEPT_AT_ONCE = 50
 """Events that are written to the spool before other greenlets may run: some 1 ms."""
-
-BREATH_S = 1e-6
-"""A pause in which all others may run. After one of 0 s gevent goes on with what is ready, up to 50 such pauses, before
-it looks at timers and sockets again."""
 
 MOST_QUEUED, MOST_CHARACTERS = 20_000, 10_000_000
 CALL_TIMEOUT_S = 10.0

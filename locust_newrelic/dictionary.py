@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 
-from .acceptable import is_event_type
+from .acceptable import is_event_type, why_not_a_name
 
 SUMMARY = "LocustSummary"
 REQUEST_STATISTICS = "LocustRequestStatistics"
@@ -16,6 +17,9 @@ REQUEST = "LocustRequest"
 NODE = "LocustNode"
 TEST_RUN = "LocustTestRun"
 CHECK = "LocustCheck"
+
+MOST_USER_ATTRIBUTES = 100
+"""Of the 254 attributes that New Relic keeps of an event, how many may be the user's own."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,14 @@ _IDENTITY = frozenset(
 )
 ADDITIVE_NAMES = _IDENTITY | {entry.attribute for entry in DICTIONARY if entry.adds_up}
 """What an event says of a window whose events were sent before (``le_<ms>`` aside): what adds up, and of what."""
+
+
+def why_not_an_attribute(name: str) -> str | None:
+    """Why New Relic (or one of our own attributes) stands against an attribute of that name; None if nothing does."""
+    reason = why_not_a_name(name)
+    if reason is None and (name in OWN_NAMES or re.fullmatch(r"le_\d+|events_lost_.*", name)):
+        return "locust-newrelic's own events use it"
+    return reason
 
 
 INTRODUCTION = """\

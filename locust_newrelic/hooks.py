@@ -1,4 +1,8 @@
-"""Registering with Locust, and which side of reporting a process has: the only place that knows all of them."""
+"""Registering with Locust, and which side of reporting a process has: the only place that knows all of them.
+
+The modules of a side, the SDK among them, are imported when Locust says what the process is (``init``), which is before
+any test: a worker loads nothing of a sender, and where reporting is off neither is loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,9 @@ import locust
 from locust.runners import WorkerRunner
 
 from . import config as settings
-from . import relay
 from .config import Config, ConfigError
 from .own import own_of
-from .reporter import log_unexpected, reporter_on, set_reporter
-from .sender import Sender
-from .worker import Worker
+from .reporter import Off, log_unexpected, reporter_on, set_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,14 +66,25 @@ def attach(environment: Environment, **config: Any) -> Reporter:
     if present is not None:
         present.close()
 
-    options = _take_options(environment.parsed_options)
-    reporter: Reporter
-    if isinstance(environment.runner, WorkerRunner):
-        reporter = Worker(environment)
-    else:
-        reporter = Sender(environment, Config.from_options(options, **config))
+    reporter = _reporter(environment, _take_options(environment.parsed_options), config)
     set_reporter(environment.events, reporter)
     return reporter
+
+
+def _reporter(environment: Environment, options: Mapping[str, Any], config: Mapping[str, Any]) -> Reporter:
+    """The one for the role of this process, which alone is imported: most of what an import would cost is a sender."""
+    if isinstance(environment.runner, WorkerRunner):
+        from .worker import Worker  # noqa: PLC0415  (only here, before a test: later it would hold the event loop)
+
+        return Worker(environment)
+
+    checked = Config.from_options(options, **config)
+    if not checked.is_on:
+        return Off(environment, disabled=checked.disabled)
+
+    from .sender import Sender  # noqa: PLC0415  (likewise)
+
+    return Sender(environment, checked)
 
 
 def record(event_type: str, attributes: Mapping[str, object] | None = None) -> None:
@@ -121,8 +133,9 @@ def _on_init(environment: Environment, **_: object) -> None:
 
     try:
         attach(environment)
-    except ConfigError as error:
-        sys.stderr.write(f"locust: error: {error}\n")
+    except (ConfigError, ImportError) as error:  # a missing SDK, say: nothing would be reported
+        what = "New Relic: cannot report, an import failed: " if isinstance(error, ImportError) else ""
+        sys.stderr.write(f"locust: error: {what}{error}\n")
         sys.exit(2)
     except Exception as error:
         log_unexpected(error, "reporting is off")
@@ -133,5 +146,4 @@ def _take_options(parsed_options: Any) -> dict[str, Any]:
     if parsed_options is None:
         return {}
     options = vars(parsed_options)
-    ours = [name for name in options if name.startswith(settings.PREFIX) and name != relay.RUN_OPTION]
-    return {name: options.pop(name) for name in ours}
+    return {name: options.pop(name) for name in [setting.option for setting in settings.SETTINGS] if name in options}

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import gevent
 
-from .acceptable import MOST_ATTRIBUTES, acceptable, is_event_type, with_acceptable_names
+from .acceptable import FARTHEST_MS, MOST_ATTRIBUTES, acceptable, is_event_type, with_acceptable_names
 from .config import ConfigError
 from .details import Recorded, Records
-from .dictionary import is_users_type
-from .payload import FARTHEST_MS, MOST_USER_ATTRIBUTES, why_not_an_attribute
+from .dictionary import MOST_USER_ATTRIBUTES, is_users_type, why_not_an_attribute
 
 if TYPE_CHECKING:
     from locust.event import Events

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import count, islice, repeat
 from typing import TYPE_CHECKING
 
-from .acceptable import MOST_ATTRIBUTES, Attributes, Value, acceptable, why_not_a_name
+from .acceptable import FARTHEST_MS, MOST_ATTRIBUTES, Attributes, Value, acceptable
 from .dictionary import (
     ADDITIVE_NAMES,
     CHECK,
     EXCEPTION,
     FAILURE,
     NODE,
-    OWN_NAMES,
     REQUEST,
     REQUEST_STATISTICS,
     STATUS_CODE,
@@ -43,14 +41,8 @@ NewRelicEvent = Attributes
 
 PHASE_START, PHASE_SPAWNING_COMPLETE, PHASE_STOP = "start", "spawning_complete", "stop"
 
-MOST_USER_ATTRIBUTES = 100
-"""Of the 254 attributes that New Relic keeps of an event, how many may be the user's own."""
-
 _OF_A_WINDOW = (SUMMARY, REQUEST_STATISTICS, STATUS_CODE, FAILURE, EXCEPTION)
 _ENVELOPE = ("eventType", "timestamp", "stats_epoch", "seq")
-
-FARTHEST_MS = 12 * 3600 * 1000
-"""What claims to be farther from its window has no known moment: New Relic takes a day at most."""
 
 _MOST_IN_A_BIN = 256 ** array("I").itemsize - 1
 
@@ -70,14 +62,6 @@ _ENDPOINT_QUANTILES = (
     "response_time_p99",
     "response_time_p999",
 )
-
-
-def why_not_an_attribute(name: str) -> str | None:
-    """Why New Relic (or one of our own attributes) stands against an attribute of that name; None if nothing does."""
-    reason = why_not_a_name(name)
-    if reason is None and (name in OWN_NAMES or re.fullmatch(r"le_\d+|events_lost_.*", name)):
-        return "locust-newrelic's own events use it"
-    return reason
 
 
 @dataclass(frozen=True)

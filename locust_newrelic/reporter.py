@@ -1,4 +1,4 @@
-"""What every process does, whatever its role: it listens to Locust and cuts what it recorded into windows.
+"""What every process does, whatever its role: it listens to Locust.
 
 Everything that Locust calls here takes note, wakes the reporter's greenlet and returns; what takes time is done there.
 No listener ever raises into Locust, which would change its exit code.
@@ -12,34 +12,24 @@ import logging
 import os
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 from gevent.event import Event as Flag
-from locust.stats import StatsError
 
-from .delivery import BREATH_S
 from .own import own_of
-from .recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from locust.env import Environment
     from locust.event import EventHook, Events
 
-    from .histogram import Scale
     from .own import BeforeSend
+    from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
-
-LONGEST_PAUSE_S = 1.0
-"""How often the greenlet looks at the clock, which may be set."""
-
-LONGEST_HOLD_S = 0.001
-"""How long our greenlet works on a window before other greenlets may run."""
 
 _ATTRIBUTE = "locust_newrelic_reporter"
 
@@ -76,55 +66,6 @@ def safe(listener: Listener) -> Listener:
             log_unexpected(error)
 
     return wrapper  # type: ignore[return-value]
-
-
-def make_recorder(scale: Scale, max_series: int, *, dimensions: Sequence[str], sample_rate: float) -> Recorder:
-    """A recorder that groups failures as Locust does."""
-    return Recorder(
-        scale, max_series, dimensions=dimensions, sample_rate=sample_rate, error_text=StatsError.parse_error
-    )
-
-
-def in_steps(steps: Iterator[None]) -> None:
-    """Do *steps*, with pauses for Locust's greenlets."""
-    since_s = time.perf_counter()
-    for _ in steps:
-        if time.perf_counter() - since_s > LONGEST_HOLD_S:
-            gevent.sleep(BREATH_S)
-            since_s = time.perf_counter()
-
-
-def now_ms() -> int:
-    """The wall clock, in ms since the epoch."""
-    return int(time.time() * 1000)
-
-
-class Cadence:
-    """When windows begin and end: at multiples of the interval on the wall clock, which may be set at any time."""
-
-    def __init__(self, interval_s: float) -> None:
-        self.interval_ms = round(interval_s * 1000)
-        self.restart()
-
-    def restart(self) -> None:
-        """A window begins."""
-        self.opened_s = time.monotonic()
-        self.start_ms = self.start_of(now_ms())
-
-    def start_of(self, time_ms: int) -> int:
-        """The start of the window to which that moment belongs."""
-        return time_ms // self.interval_ms * self.interval_ms
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the window has to end."""
-        return not self.start_ms <= now_ms() < self.start_ms + self.interval_ms
-
-    @property
-    def pause_s(self) -> float:
-        """How long to wait before asking again."""
-        to_boundary_s = (self.start_ms + self.interval_ms) / 1000 - time.time()
-        return min(max(to_boundary_s, 0.001), LONGEST_PAUSE_S)
 
 
 class Reporter:
@@ -254,6 +195,23 @@ class Reporter:
         ours = self._interrupt_handler
         if ours is not None and _may_set_signals() and signal.getsignal(signal.SIGINT) is ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Off(Reporter):
+    """Reports nothing, since the settings say so or say nowhere to report to."""
+
+    is_on = False
+
+    def __init__(self, environment: Environment, *, disabled: bool) -> None:
+        super().__init__(environment)
+        self._own.hand_over(lambda _: None)
+        if disabled:
+            logger.info("New Relic: reporting is off (--newrelic-disabled)")
+        else:
+            logger.info(
+                "New Relic: reporting is off. To turn it on, set NEW_RELIC_LICENSE_KEY; or write the events to a file"
+                " with --newrelic-output FILE."
+            )
 
 
 def _may_set_signals() -> bool:

@@ -26,12 +26,14 @@ from . import relay
 from ._version import __version__
 from .acceptable import acceptable, address_only
 from .config import ConfigError, ci_attributes
-from .delivery import BREATH_S, Delivery, in_bytes
+from .delivery import Delivery, in_bytes
 from .gathering import Gathering, NodesInTurn
 from .health import Gauge
 from .histogram import Scale
+from .pauses import BREATH_S, in_steps
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
-from .reporter import Cadence, Reporter, in_steps, log_unexpected, make_recorder, now_ms, safe
+from .recording import Cadence, make_recorder, now_ms
+from .reporter import Reporter, log_unexpected, safe
 from .spool import Output, Spool
 from .transport import Transport
 from .workers import Workers, report_interval_s
@@ -115,42 +117,29 @@ class Sender(Reporter):
     One greenlet closes the windows at their boundaries and turns them into events; another, the delivery's, sends them.
     """
 
+    is_on = True
+
     def __init__(self, environment: Environment, config: Config) -> None:
         super().__init__(environment)
-        self.is_on = config.is_on
         self._config = config
         self._sinks: list[Sink] = []
         self._delivery: Delivery | None = None
         self._output: Output | None = None
         self._finisher: gevent.Greenlet | None = None
         self._closed = Flag()
-        if self.is_on:
-            self._start()
-        else:
-            self._own.hand_over(lambda _: None)
-            self._say_why_off()
+        self._start()
 
     def close(self) -> None:
         """End the open run, deliver what is left (for ``flush_timeout_s`` at most) and stop listening.
 
         May be called any number of times, from any greenlet; each call returns when all is done.
         """
-        if self.is_on:
-            self._finish()
-            self._gauge.close()
-            vars(self.environment.parsed_options or argparse.Namespace()).pop(relay.RUN_OPTION, None)
+        self._finish()
+        self._gauge.close()
+        vars(self.environment.parsed_options or argparse.Namespace()).pop(relay.RUN_OPTION, None)
         super().close()
 
     # -- wiring ------------------------------------------------------------------------------------------------------
-
-    def _say_why_off(self) -> None:
-        if self._config.disabled:
-            logger.info("New Relic: reporting is off (--newrelic-disabled)")
-        else:
-            logger.info(
-                "New Relic: reporting is off. To turn it on, set NEW_RELIC_LICENSE_KEY; or write the events to a file"
-                " with --newrelic-output FILE."
-            )
 
     def _start(self) -> None:
         config = self._config

@@ -15,8 +15,10 @@ import gevent
 from . import relay
 from .health import Gauge
 from .histogram import Scale
+from .pauses import in_steps
+from .recording import Cadence, make_recorder, now_ms
 from .relay import Part, Report, RunOptions
-from .reporter import Cadence, Reporter, in_steps, log_unexpected, make_recorder, now_ms, safe
+from .reporter import Reporter, log_unexpected, safe
 
 if TYPE_CHECKING:
     from locust.env import Environment

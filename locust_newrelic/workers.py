@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from locust.env import Environment
 
     from .histogram import Scale
-    from .reporter import Cadence
+    from .recording import Cadence
     from .window import Window
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from crew import no_log_of_a_fault
 from test_distributed import processes
 from test_end_to_end import assert_same
 
-from locust_newrelic.payload import why_not_an_attribute
+from locust_newrelic.dictionary import why_not_an_attribute
 
 LOCUSTFILE = """
 import json, os, random

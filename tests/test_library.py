@@ -25,8 +25,8 @@ from locust_newrelic import Config, ConfigError, relay
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.recorder import Recorder
+from locust_newrelic.recording import now_ms
 from locust_newrelic.relay import Part, Report
-from locust_newrelic.reporter import now_ms
 
 
 class Caller(User):

@@ -46,6 +46,47 @@ def test_an_import_only_registers():
     )
 
 
+LOADED = """
+import importlib, sys
+import locust_newrelic
+from locust.env import Environment
+from locust.event import Events
+def loaded():
+    return [name for name in ("sender", "worker", "transport") if f"locust_newrelic.{name}" in sys.modules]
+print(loaded(), "newrelic_telemetry_sdk" in sys.modules)
+locust_newrelic.attach(Environment(events=Events()))
+print(loaded(), "newrelic_telemetry_sdk" in sys.modules)
+importlib.import_module("locust_newrelic.worker")
+print(loaded(), "newrelic_telemetry_sdk" in sys.modules)
+environment = Environment(events=Events())
+locust_newrelic.attach(environment, output=sys.argv[1]).close()
+print(loaded(), "newrelic_telemetry_sdk" in sys.modules)
+"""
+
+
+def test_what_is_loaded_when(tmp_path):
+    """Neither the import, nor reporting that is off, nor a worker loads what sends; a reporter that sends does."""
+    command = [sys.executable, "-c", LOADED, str(tmp_path / "events")]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=clean_environment(), timeout=60)
+    assert output.stdout.splitlines() == [
+        "[] False",
+        "[] False",
+        "['worker'] False",
+        "['sender', 'worker', 'transport'] True",
+    ]
+
+
+def test_without_the_sdk(locusts, tmp_path):
+    """Where the SDK cannot be imported, a run that should report ends at its start and says what is missing."""
+    code = "import sys\nsys.modules['newrelic_telemetry_sdk'] = None\n" + SIMPLE
+    run = locusts.run(code, "-u", "1", "-t", "1", environment={"LOCUST_NEWRELIC_OUTPUT": str(tmp_path / "events")})
+
+    assert run.wait() == 2
+    assert "locust: error: New Relic: cannot report, an import failed: " in run.log
+    assert "newrelic_telemetry_sdk" in run.log
+    assert "Traceback" not in run.log
+
+
 def test_the_first_import_of_a_program():
     """Imported before Locust, the package still lets Locust make the standard library cooperative first."""
     code = "import warnings; warnings.simplefilter('error'); import locust_newrelic, socket; print(socket.socket)"

@@ -18,12 +18,11 @@ from test_recorder import odd_requests
 from locust_newrelic.acceptable import LONGEST_NAME, acceptable
 from locust_newrelic.config import MOST_BUCKETS
 from locust_newrelic.details import Recorded, Samples
-from locust_newrelic.dictionary import DICTIONARY, OWN_NAMES
+from locust_newrelic.dictionary import DICTIONARY, MOST_USER_ATTRIBUTES, OWN_NAMES, why_not_an_attribute
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.own import MOST_RECORDED_ATTRIBUTES, Own
 from locust_newrelic.payload import (
-    MOST_USER_ATTRIBUTES,
     PHASE_START,
     PHASE_STOP,
     Endpoint,
@@ -32,7 +31,6 @@ from locust_newrelic.payload import (
     Payload,
     Totals,
     Volume,
-    why_not_an_attribute,
 )
 from locust_newrelic.recorder import Recorder
 from locust_newrelic.window import Numbers
