@@ -151,14 +151,8 @@ def _pack_part(part: Part) -> dict[str, Any]:
             status.append(status_code)
             rows.append(numbers)
 
-    bins: list[int] = []
-    counts: list[int] = []
-    loose = array("H")
-    for numbers in rows:
-        bins += numbers.counted
-        counts += numbers.counted.values()
-        loose += numbers.loose
-
+    histograms = [numbers.counted for numbers in rows]
+    loose = [numbers.loose for numbers in rows]
     timed = [numbers for numbers in rows if numbers.loose or numbers.counted]
     details = relay_details.pack(part.window.details, places)
     keys = list(places)
@@ -184,12 +178,12 @@ def _pack_part(part: Part) -> dict[str, Any]:
         "min": [numbers.min_ms for numbers in timed],
         "max": [numbers.max_ms for numbers in timed],
         # and of their histograms, one behind the other: how many bins, which, and the count of each
-        "sizes": [len(numbers.counted) for numbers in rows],
-        "bins": plain.packed(bins),
-        "counts": plain.packed(counts),
+        "sizes": list(map(len, histograms)),
+        "bins": plain.packed([index for bins in histograms for index in bins]),
+        "counts": plain.packed([count for bins in histograms for count in bins.values()]),
         # and the bins of those requests that are not counted there, one by one
-        "loose_sizes": [len(numbers.loose) for numbers in rows],
-        "loose": plain.packed(loose),
+        "loose_sizes": list(map(len, loose)),
+        "loose": plain.packed(array("H", b"".join(loose))),
     }
 
 

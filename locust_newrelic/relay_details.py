@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from . import plain
@@ -32,17 +33,15 @@ _NONE = -1
 """Stands for a number that is not known."""
 
 
-class Places:
+class Places(dict["Key", int]):
     """Where keys are in a report: those of its series, and whatever else is asked for behind them."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        self._places = {key: place for place, key in enumerate(keys)}
+        super().__init__(zip(keys, count()))
 
-    def __getitem__(self, key: Key) -> int:
-        return self._places.setdefault(key, len(self._places))
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._places)
+    def __missing__(self, key: Key) -> int:
+        place = self[key] = len(self)
+        return place
 
 
 def pack(details: Details, places: Places) -> dict[str, Any] | None:
