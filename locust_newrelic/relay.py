@@ -21,6 +21,7 @@ from .relay_details import Places
 from .window import (
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
+    NONE_LOOSE,
     Distinct,
     Key,
     Numbers,
@@ -219,7 +220,7 @@ def _read_keys(fields: Mapping[str, Any], num_dimensions: int) -> list[Key]:
         msg = "names"
         raise MalformedError(msg)
     if not num_dimensions:
-        return [Key(*pair) for pair in zip(names[::2], names[1::2], strict=True)]
+        return list(map(Key, names[::2], names[1::2]))
     rows = zip(*[iter([value or None for value in values])] * num_dimensions, strict=True)
     return [
         Key(method, name, row if any(row) else ())
@@ -274,7 +275,7 @@ class _Rows:
     def _read_histograms(self) -> list[Bins]:
         """What was counted of each row, which names no bin twice."""
         bins = zip(self._bins, self._counts, strict=True)
-        histograms = [dict(islice(bins, size)) for size in self._sizes]
+        histograms = [dict(islice(bins, size)) if size else {} for size in self._sizes]
         if list(map(len, histograms)) != self._sizes:
             msg = "bins"
             raise MalformedError(msg)
@@ -303,11 +304,8 @@ class _Rows:
         loose = pairwise(accumulate(self._loose_sizes, initial=0))
         columns = (self._series, self._status, self._failures, self._untimed, self._lengths, self._histograms, loose)
         for index, status_code, failures, untimed, length, bins, (start, end) in zip(*columns, strict=True):
-            numbers = Numbers()
+            numbers = Numbers(bins, self._loose[start:end] if start < end else NONE_LOOSE)
             numbers.num_failures, numbers.num_untimed, numbers.content_length = failures, untimed, length
-            numbers.bins = bins
-            if start < end:
-                numbers.loose = self._loose[start:end]
             if bins or start < end:
                 numbers.total_ms, numbers.min_ms, numbers.max_ms = next(timed)
             yield self._keys[index], status_code, numbers

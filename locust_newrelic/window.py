@@ -67,7 +67,7 @@ class Numbers:
 
     __slots__ = ("_bins", "content_length", "loose", "max_ms", "min_ms", "num_failures", "num_untimed", "total_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, bins: Bins | None = None, loose: array[int] = NONE_LOOSE) -> None:
         self.num_failures = 0
         self.num_untimed = 0
         """Requests without a usable response time: None, negative, NaN or infinite."""
@@ -75,8 +75,8 @@ class Numbers:
         self.min_ms = math.inf
         self.max_ms = -math.inf
         self.content_length: float = 0
-        self._bins: Bins = {}
-        self.loose: array[int] = NONE_LOOSE
+        self._bins: Bins = {} if bins is None else bins
+        self.loose = loose
         """The bins of some requests, one by one, that are not counted in a histogram yet; never changed in place.
 
         As long as they are few, to copy them is a fraction of the cost of counting: when they are recorded, sent by a
@@ -274,7 +274,10 @@ class Window:
 
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
-        series, status_code = self._place(key, status_code)
+        series = self._series.get(key)
+        if series is None or status_code not in series.statuses:
+            series, status_code = self._place(key, status_code)
+        self._total = None
         series.add(status_code, numbers)
 
     def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:
