@@ -191,11 +191,10 @@ def _pack_part(part: Part) -> dict[str, Any]:
 def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Part:
     fields = plain.mapping(data, "window")
     (start_ms,) = plain.integers([fields.get("start")], 0, plain.LARGEST, "start")
-    buckets_ms = tuple(plain.integers(fields.get("buckets"), 1, plain.LARGEST, "buckets"))
-    if buckets_ms != scale.limits_ms:
+    if fields.get("buckets") != list(scale.limits_ms):
         msg = "buckets"
         raise MalformedError(msg)
-    if tuple(plain.texts(fields.get("dimensions"), "dimensions")) != dimensions:
+    if fields.get("dimensions") != list(dimensions):
         msg = "dimensions"
         raise MalformedError(msg)
     was_reset = fields.get("reset")
@@ -209,7 +208,7 @@ def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Par
     run_id = plain.text(fields.get("run"), "run")
     details = relay_details.unpack(fields.get("details"), keys)
     health = _unpack_health(fields.get("health"))
-    return Part(run_id, start_ms, buckets_ms, Window(rows, hidden, details), health, was_reset, dimensions)
+    return Part(run_id, start_ms, scale.limits_ms, Window(rows, hidden, details), health, was_reset, dimensions)
 
 
 def _read_keys(fields: Mapping[str, Any], num_dimensions: int) -> list[Key]:

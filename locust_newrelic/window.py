@@ -117,7 +117,8 @@ class Numbers:
     @property
     def num_requests(self) -> int:
         """All requests."""
-        return sum(self._bins.values()) + len(self.loose) + self.num_untimed
+        not_counted = len(self.loose) + self.num_untimed
+        return not_counted + sum(self._bins.values()) if self._bins else not_counted
 
     def merge(self, other: Numbers) -> None:
         """Add what *other* counted; *other* stays as it is."""
@@ -275,10 +276,14 @@ class Window:
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
         series = self._series.get(key)
-        if series is None or status_code not in series.statuses:
+        present = None if series is None else series.statuses.get(status_code)
+        if series is None or present is None:
             series, status_code = self._place(key, status_code)
-        self._total = None
-        series.add(status_code, numbers)
+            series.add(status_code, numbers)
+            return
+        # Most of what workers report has its place already: straight there, as each call costs as much as a sum.
+        self._total = series._total = None
+        present.merge(numbers)
 
     def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:
         """Add what *other* recorded, in small steps; *other* stays as it is.
