@@ -250,7 +250,9 @@ class Window:
         if self._total is None:
             total = Numbers()
             for series in self._series.values():
-                total.merge(series.total())
+                numbers = series.total()
+                numbers.bins  # noqa: B018  (counts them, once: an event of the series asks for them, too)
+                total.merge(numbers)
                 yield
             self._total = total
 
