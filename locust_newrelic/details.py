@@ -89,12 +89,11 @@ class Tally(dict[_C, int], Generic[_C]):
 
     def add(self, what: _C, number: int = 1) -> None:
         """Count it, that many times."""
-        if what in self:
-            self[what] += number
-        elif len(self) < self._most:
-            self[what] = number
-        else:
-            self[what.other] = self.get(what.other, 0) + number
+        present = self.get(what)
+        if present is None and len(self) >= self._most:
+            what = what.other
+            present = self.get(what)
+        self[what] = number if present is None else present + number
 
 
 class Failures(Tally[Failure]):

@@ -90,7 +90,8 @@ class Gathering:
             slot.due_s = max(slot.due_s, due_s)
         num_requests = yield from slot.window.absorb(part, self.names)
         node = replace(node, num_requests=num_requests)  # it may be that of other windows, too
-        slot.nodes[node.name] = slot.nodes[node.name].then(node) if node.name in slot.nodes else node
+        name = node.name
+        slot.nodes[name] = slot.nodes[name].then(node) if name in slot.nodes else node
 
     def take_due(self, now_s: float, stats_epoch: int) -> list[Slot]:
         """The windows that are due, and those of former epochs, to which nothing is added any more."""

@@ -6,7 +6,7 @@ CPU time and lags are given as sums, so that what several reports say of one win
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 
 import gevent
@@ -38,10 +38,11 @@ class Health:
 
     def then(self, later: Health) -> Health:
         """Both together: this time, and a later one."""
-        return replace(
-            later,
+        return Health(
             cpu_s=self.cpu_s + later.cpu_s,
             wall_s=self.wall_s + later.wall_s,
+            memory_bytes=later.memory_bytes,
+            user_count=later.user_count,
             num_lags=self.num_lags + later.num_lags,
             lag_total_s=self.lag_total_s + later.lag_total_s,
             lag_max_s=max(self.lag_max_s, later.lag_max_s),
@@ -61,21 +62,22 @@ class Gauge:
         self._since_cpu_s = self._since_s = self._lag_total_s = self._lag_max_s = 0.0
         self._num_lags = 0
         self._memory_bytes = self._process.memory_info().rss
-        self._restart()
+        self._restart(time.process_time(), time.monotonic())
         self.greenlet = gevent.spawn(self._probe)
 
     def take(self, user_count: int) -> Health:
         """What was seen since the last call."""
+        cpu_s, now_s = time.process_time(), time.monotonic()
         health = Health(
-            time.process_time() - self._since_cpu_s,
-            time.monotonic() - self._since_s,
+            cpu_s - self._since_cpu_s,
+            now_s - self._since_s,
             self._memory_bytes,
             user_count,
             self._num_lags,
             self._lag_total_s,
             self._lag_max_s,
         )
-        self._restart()
+        self._restart(cpu_s, now_s)
         return health
 
     def close(self) -> None:
@@ -93,6 +95,6 @@ class Gauge:
             self._lag_total_s += lag_s
             self._lag_max_s = max(self._lag_max_s, lag_s)
 
-    def _restart(self) -> None:
-        self._since_cpu_s, self._since_s = time.process_time(), time.monotonic()
+    def _restart(self, cpu_s: float, now_s: float) -> None:
+        self._since_cpu_s, self._since_s = cpu_s, now_s
         self._num_lags, self._lag_total_s, self._lag_max_s = 0, 0.0, 0.0

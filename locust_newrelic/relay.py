@@ -21,6 +21,7 @@ from .relay_details import Places
 from .window import (
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
+    NONE_LOOSE,
     Distinct,
     Key,
     Numbers,
@@ -151,14 +152,8 @@ def _pack_part(part: Part) -> dict[str, Any]:
             status.append(status_code)
             rows.append(numbers)
 
-    bins: list[int] = []
-    counts: list[int] = []
-    loose = array("H")
-    for numbers in rows:
-        bins += numbers.counted
-        counts += numbers.counted.values()
-        loose += numbers.loose
-
+    histograms = [numbers.counted for numbers in rows]
+    loose = [numbers.loose for numbers in rows]
     timed = [numbers for numbers in rows if numbers.loose or numbers.counted]
     details = relay_details.pack(part.window.details, places)
     keys = list(places)
@@ -184,23 +179,22 @@ def _pack_part(part: Part) -> dict[str, Any]:
         "min": [numbers.min_ms for numbers in timed],
         "max": [numbers.max_ms for numbers in timed],
         # and of their histograms, one behind the other: how many bins, which, and the count of each
-        "sizes": [len(numbers.counted) for numbers in rows],
-        "bins": plain.packed(bins),
-        "counts": plain.packed(counts),
+        "sizes": list(map(len, histograms)),
+        "bins": plain.packed([index for bins in histograms for index in bins]),
+        "counts": plain.packed([count for bins in histograms for count in bins.values()]),
         # and the bins of those requests that are not counted there, one by one
-        "loose_sizes": [len(numbers.loose) for numbers in rows],
-        "loose": plain.packed(loose),
+        "loose_sizes": list(map(len, loose)),
+        "loose": plain.packed(array("H", b"".join(loose))),
     }
 
 
 def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Part:
     fields = plain.mapping(data, "window")
     (start_ms,) = plain.integers([fields.get("start")], 0, plain.LARGEST, "start")
-    buckets_ms = tuple(plain.integers(fields.get("buckets"), 1, plain.LARGEST, "buckets"))
-    if buckets_ms != scale.limits_ms:
+    if fields.get("buckets") != list(scale.limits_ms):
         msg = "buckets"
         raise MalformedError(msg)
-    if tuple(plain.texts(fields.get("dimensions"), "dimensions")) != dimensions:
+    if fields.get("dimensions") != list(dimensions):
         msg = "dimensions"
         raise MalformedError(msg)
     was_reset = fields.get("reset")
@@ -214,7 +208,7 @@ def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Par
     run_id = plain.text(fields.get("run"), "run")
     details = relay_details.unpack(fields.get("details"), keys)
     health = _unpack_health(fields.get("health"))
-    return Part(run_id, start_ms, buckets_ms, Window(rows, hidden, details), health, was_reset, dimensions)
+    return Part(run_id, start_ms, scale.limits_ms, Window(rows, hidden, details), health, was_reset, dimensions)
 
 
 def _read_keys(fields: Mapping[str, Any], num_dimensions: int) -> list[Key]:
@@ -225,7 +219,7 @@ def _read_keys(fields: Mapping[str, Any], num_dimensions: int) -> list[Key]:
         msg = "names"
         raise MalformedError(msg)
     if not num_dimensions:
-        return [Key(*pair) for pair in zip(names[::2], names[1::2], strict=True)]
+        return list(map(Key, names[::2], names[1::2]))
     rows = zip(*[iter([value or None for value in values])] * num_dimensions, strict=True)
     return [
         Key(method, name, row if any(row) else ())
@@ -280,7 +274,7 @@ class _Rows:
     def _read_histograms(self) -> list[Bins]:
         """What was counted of each row, which names no bin twice."""
         bins = zip(self._bins, self._counts, strict=True)
-        histograms = [dict(islice(bins, size)) for size in self._sizes]
+        histograms = [dict(islice(bins, size)) if size else {} for size in self._sizes]
         if list(map(len, histograms)) != self._sizes:
             msg = "bins"
             raise MalformedError(msg)
@@ -309,11 +303,8 @@ class _Rows:
         loose = pairwise(accumulate(self._loose_sizes, initial=0))
         columns = (self._series, self._status, self._failures, self._untimed, self._lengths, self._histograms, loose)
         for index, status_code, failures, untimed, length, bins, (start, end) in zip(*columns, strict=True):
-            numbers = Numbers()
+            numbers = Numbers(bins, self._loose[start:end] if start < end else NONE_LOOSE)
             numbers.num_failures, numbers.num_untimed, numbers.content_length = failures, untimed, length
-            numbers.bins = bins
-            if start < end:
-                numbers.loose = self._loose[start:end]
             if bins or start < end:
                 numbers.total_ms, numbers.min_ms, numbers.max_ms = next(timed)
             yield self._keys[index], status_code, numbers

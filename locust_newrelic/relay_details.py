@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from . import plain
@@ -32,17 +33,15 @@ _NONE = -1
 """Stands for a number that is not known."""
 
 
-class Places:
+class Places(dict["Key", int]):
     """Where keys are in a report: those of its series, and whatever else is asked for behind them."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        self._places = {key: place for place, key in enumerate(keys)}
+        super().__init__(zip(keys, count()))
 
-    def __getitem__(self, key: Key) -> int:
-        return self._places.setdefault(key, len(self._places))
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._places)
+    def __missing__(self, key: Key) -> int:
+        place = self[key] = len(self)
+        return place
 
 
 def pack(details: Details, places: Places) -> dict[str, Any] | None:
@@ -98,16 +97,20 @@ def unpack(data: object, keys: Sequence[Key]) -> Details:
     if data is None:
         return details
     fields = plain.mapping(data, "details")
-    for failure, number in _failures(fields, keys):
-        details.failures.add(failure, number)
-    for exception, number in _exceptions(fields):
-        details.exceptions.add(exception, number)
-    for sample in _samples(fields, keys):
-        details.samples.add(sample)
+    if "failures" in fields:
+        for failure, number in _failures(fields, keys):
+            details.failures.add(failure, number)
+    if "exceptions" in fields:
+        for exception, number in _exceptions(fields):
+            details.exceptions.add(exception, number)
+    if "samples" in fields:
+        for sample in _samples(fields, keys):
+            details.samples.add(sample)
     (bound,) = plain.numbers([fields.get("bound")], "bound", 0, 1)
     details.samples.lower(bound)
-    for event in _events(fields):
-        details.records.add(event)
+    if "events" in fields:
+        for event in _events(fields):
+            details.records.add(event)
     (refused,) = plain.integers([fields.get("refused")], 0, plain.LARGEST, "refused")
     details.records.num_refused += refused
     return details
@@ -119,8 +122,8 @@ def _failures(fields: Mapping[str, Any], keys: Sequence[Key]) -> Iterator[tuple[
     plain.integers(places, 0, len(keys) - 1, "failures")
     plain.integers(types + errors, 0, len(texts) - 1, "failures")
     plain.integers(numbers, 1, plain.LARGEST, "failures")
-    for place, error_type, error, number in zip(places, types, errors, numbers, strict=True):
-        yield Failure(keys[place], texts[error_type], texts[error]), number
+    text = texts.__getitem__
+    return zip(map(Failure, map(keys.__getitem__, places), map(text, types), map(text, errors)), numbers, strict=True)
 
 
 def _exceptions(fields: Mapping[str, Any]) -> Iterator[tuple[UserException, int]]:
@@ -181,9 +184,7 @@ def _attributes(value: object, name: str, prefix: str = "") -> Attributes:
 
 
 def _read_columns(fields: Mapping[str, Any], name: str, number: int, longest: int) -> list[list[Any]]:
-    """That many columns of the same length; empty ones if there are none."""
-    if name not in fields:
-        return [[] for _ in range(number)]
+    """That many columns of the same length."""
     columns = [plain.items(column, name) for column in plain.items(fields.get(name), name)]
     if len(columns) != number or len(set(map(len, columns))) != 1 or len(columns[0]) > longest:
         raise plain.MalformedError(name)

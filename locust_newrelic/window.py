@@ -11,6 +11,7 @@ import math
 import sys
 from array import array
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .details import Details
@@ -36,6 +37,10 @@ LONGEST_LOOSE = 2_000
 """Of so many requests at the most the bins are kept one by one: up to there that costs less than to count them."""
 
 
+ROWS_AT_ONCE = 4
+"""In so many rows at a time a window is added to another: each step has its price, as has a long time without one."""
+
+
 def most_rows(max_series: int) -> int:
     """For how many pairs of series and status code a window keeps numbers."""
     return max_series * STATUS_CODES_PER_SERIES + MOST_STATUS_CODES
@@ -54,12 +59,15 @@ OTHER = Key("", "(other)")
 """The series that all names share which came after a run had as many series as it may have."""
 
 
+NONE_LOOSE = array("H")
+
+
 class Numbers:
     """Requests counted together: exact counts, sums and extremes, and the response times' histogram."""
 
     __slots__ = ("_bins", "content_length", "loose", "max_ms", "min_ms", "num_failures", "num_untimed", "total_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, bins: Bins | None = None, loose: array[int] = NONE_LOOSE) -> None:
         self.num_failures = 0
         self.num_untimed = 0
         """Requests without a usable response time: None, negative, NaN or infinite."""
@@ -67,8 +75,8 @@ class Numbers:
         self.min_ms = math.inf
         self.max_ms = -math.inf
         self.content_length: float = 0
-        self._bins: Bins = {}
-        self.loose: array[int] = NONE_LOOSE
+        self._bins: Bins = {} if bins is None else bins
+        self.loose = loose
         """The bins of some requests, one by one, that are not counted in a histogram yet; never changed in place.
 
         As long as they are few, to copy them is a fraction of the cost of counting: when they are recorded, sent by a
@@ -109,7 +117,8 @@ class Numbers:
     @property
     def num_requests(self) -> int:
         """All requests."""
-        return self.num_timed + self.num_untimed
+        not_counted = len(self.loose) + self.num_untimed
+        return not_counted + sum(self._bins.values()) if self._bins else not_counted
 
     def merge(self, other: Numbers) -> None:
         """Add what *other* counted; *other* stays as it is."""
@@ -123,10 +132,8 @@ class Numbers:
         self.content_length += other.content_length
         if other.loose:
             self.add_loose(other.loose)
-        if self._bins:
+        if other._bins:
             merge(self._bins, other._bins)
-        else:
-            self._bins = dict(other._bins)
 
     def _values(self) -> tuple[Any, ...]:
         return (
@@ -148,9 +155,6 @@ class Numbers:
         return f"Numbers{self._values()}"
 
 
-NONE_LOOSE = array("H")
-
-
 def merged(parts: Iterable[Numbers]) -> Numbers:
     """The sum of *parts*, which stay as they are."""
     total = Numbers()
@@ -170,11 +174,10 @@ class Series:
 
     def add(self, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests with that status code."""
-        if status_code in self.statuses:
-            self.merge(status_code, numbers)
-        else:
-            self._total = None
-            self.statuses[status_code] = numbers
+        self._total = None
+        present = self.statuses.setdefault(status_code, numbers)
+        if present is not numbers:
+            present.merge(numbers)
 
     def merge(self, status_code: int, numbers: Numbers) -> None:
         """Add *numbers*, which stay as they are, to the requests with that status code."""
@@ -247,9 +250,9 @@ class Window:
         if self._total is None:
             total = Numbers()
             for series in self._series.values():
-                part = series.total()
-                part.bins  # noqa: B018  (counts what is loose, here once rather than in each total)
-                total.merge(part)
+                numbers = series.total()
+                numbers.bins  # noqa: B018  (counts them, once: an event of the series asks for them, too)
+                total.merge(numbers)
                 yield
             self._total = total
 
@@ -274,8 +277,15 @@ class Window:
 
     def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
         """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
-        series, status_code = self._place(key, status_code)
-        series.add(status_code, numbers)
+        series = self._series.get(key)
+        present = None if series is None else series.statuses.get(status_code)
+        if series is None or present is None:
+            series, status_code = self._place(key, status_code)
+            series.add(status_code, numbers)
+            return
+        # Most of what workers report has its place already: straight there, as each call costs as much as a sum.
+        self._total = series._total = None
+        present.merge(numbers)
 
     def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:
         """Add what *other* recorded, in small steps; *other* stays as it is.
@@ -296,13 +306,20 @@ class Window:
 
         Returns how many requests that were.
         """
-        num_requests = 0
+        num_requests = num_rows = 0
+        their_key: Key | None = None
         for row in other._take_rows():
-            if row is not None:
-                key, status_code, numbers = row
-                num_requests += numbers.num_requests
-                self.add(key if names is None else names.admit(key), status_code, numbers)
-            yield
+            if row is None:
+                yield
+                continue
+            key, status_code, numbers = row
+            if key is not their_key:  # most reports have the rows of a series one behind the other
+                their_key, own_key = key, key if names is None else names.admit(key)
+            num_requests += numbers.num_requests
+            self.add(own_key, status_code, numbers)
+            num_rows += 1
+            if num_rows % ROWS_AT_ONCE == 0:
+                yield
         self._merge_rest(other, names)
         return num_requests
 
@@ -313,11 +330,13 @@ class Window:
 
     def _take_rows(self) -> Iterator[Row | None]:
         """All rows, which the window thereby loses."""
+        return chain(self._take_series(), self._rows)
+
+    def _take_series(self) -> Iterator[Row]:
         while self._series:
             key, series = self._series.popitem()
             for status_code, numbers in series.statuses.items():
                 yield key, status_code, numbers
-        yield from self._rows
 
     def _place(self, key: Key, status_code: int) -> tuple[Series, int]:
         """Where requests of that series and status code belong."""

@@ -1,6 +1,7 @@
 """Windows of several processes become one, in whatever order and parts they arrive."""
 
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from locust_newrelic.gathering import Gathering, NodesInTurn, Slot
 from locust_newrelic.health import Health
 from locust_newrelic.payload import Interval, Node
 from locust_newrelic.recorder import Recorder
-from locust_newrelic.window import Names, Window
+from locust_newrelic.window import ROWS_AT_ONCE, Names, Window
 
 MANY = 1000
 PLACES = [(start_ms, epoch) for start_ms in (10_000, 20_000) for epoch in (0, 1)]
@@ -103,6 +104,22 @@ def test_absorbing_is_merging(here, there, is_counted):
     assert absorbed == merged
     assert num_absorbed == [len(there)]
     assert told(absorbed) == told(make_window([*here, *there]))
+
+
+def test_absorbing_goes_in_small_steps():
+    """In no step more than a few rows are added, whether they were counted before or are counted meanwhile."""
+    for is_counted in (False, True):
+        recorder, absorbed = Recorder(SCALE, MANY), Window()
+        for number in range(10 * ROWS_AT_ONCE):
+            fire(recorder, name=f"/{number}")
+        part = recorder.take()
+        if is_counted:
+            for _ in part.collect():
+                pass
+        sizes = [0, *(len(absorbed.series) for _ in absorbed.absorb(part)), len(absorbed.series)]
+
+        assert sizes[-1] == 10 * ROWS_AT_ONCE
+        assert max(after - before for before, after in pairwise(sizes)) == ROWS_AT_ONCE
 
 
 def test_nodes_in_turn():

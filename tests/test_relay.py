@@ -20,7 +20,7 @@ from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.own import Own
 from locust_newrelic.payload import PHASE_STOP, Interval, Node, Payload, Totals
-from locust_newrelic.plain import MalformedError, packed
+from locust_newrelic.plain import MalformedError, packed, unpacked
 from locust_newrelic.recorder import Recorder
 from locust_newrelic.relay import NUM_OFFSETS, Part, Report, RunOptions, UnknownVersionError, WorkerClock, pack, unpack
 from locust_newrelic.window import Distinct, Key, Names, Window
@@ -286,6 +286,21 @@ def test_impossible_columns(columns, word):
 
     with pytest.raises(MalformedError, match=word):
         unpack(report, SCALE)
+
+
+around_edges = st.sampled_from([0, 1, 255, 256, 257, 512, 767, 768, 1023, 1024, 1099, 1100, 1101, 1279, 1280, 65_535])
+
+
+@given(st.lists(around_edges | st.integers(1, 1100), max_size=6), st.sampled_from([1, 255, 256, 1100, 2**16, 2**53]))
+def test_numbers_of_two_bytes(numbers, high):
+    """Of many numbers in few bytes, each is within its limits, or all are refused; what is accepted is unchanged."""
+    values = array("H", numbers)
+
+    if all(1 <= number <= high for number in numbers):
+        assert unpacked(packed(values), 1, high, "loose", sizes=[2]) == values
+    else:
+        with pytest.raises(MalformedError, match=r"^loose$"):
+            unpacked(packed(values), 1, high, "loose", sizes=[2])
 
 
 def test_many_requests():
