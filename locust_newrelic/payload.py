@@ -377,7 +377,8 @@ class Payload:
         return dict(islice((first | event).items(), MOST_ATTRIBUTES - 1))
 
     def _summary(self, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
-        num_requests, num_timed = numbers.num_requests, numbers.num_timed
+        num_timed = numbers.num_timed
+        num_requests = num_timed + numbers.num_untimed
         return {
             "num_requests": num_requests,
             "num_failures": numbers.num_failures,
@@ -392,7 +393,8 @@ class Payload:
         }
 
     def _endpoint(self, key: Key, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
-        num_requests, num_timed = numbers.num_requests, numbers.num_timed
+        num_timed = numbers.num_timed
+        num_requests = num_timed + numbers.num_untimed
         safe_name = html.escape(key.name, quote=False)
         return {
             **self._of(key),
