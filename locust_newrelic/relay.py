@@ -9,8 +9,8 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from dataclasses import dataclass, fields
-from itertools import accumulate, islice, pairwise
-from operator import add, gt
+from itertools import accumulate, compress, islice, pairwise
+from operator import add, attrgetter, gt
 from typing import TYPE_CHECKING, Any
 
 from . import plain, relay_details
@@ -47,6 +47,11 @@ NUM_OFFSETS = 20
 
 
 _HEALTH = [field.name for field in fields(Health)]
+
+_COLUMNS = attrgetter(
+    "num_failures", "num_untimed", "content_length", "total_ms", "min_ms", "max_ms", "counted", "loose"
+)
+_NO_ROWS = ((),) * 8
 
 
 class UnknownVersionError(MalformedError):
@@ -143,18 +148,11 @@ def unpack(data: object, scale: Scale, dimensions: tuple[str, ...] = ()) -> Repo
 
 def _pack_part(part: Part) -> dict[str, Any]:
     places = Places(part.window.series)
-    owners: list[int] = []
-    status: list[int] = []
-    rows: list[Numbers] = []
-    for index, series in enumerate(part.window.series.values()):
-        for status_code, numbers in series.statuses.items():
-            owners.append(index)
-            status.append(status_code)
-            rows.append(numbers)
-
-    histograms = [numbers.counted for numbers in rows]
-    loose = [numbers.loose for numbers in rows]
-    timed = [numbers for numbers in rows if numbers.loose or numbers.counted]
+    by_status = [series.statuses for series in part.window.series.values()]
+    rows = [numbers for statuses in by_status for numbers in statuses.values()]
+    failures, untimed, lengths, *times, histograms, loose = zip(*map(_COLUMNS, rows), strict=True) if rows else _NO_ROWS
+    timed = list(map(bool, map(add, map(len, histograms), map(len, loose))))
+    total_ms, min_ms, max_ms = (list(compress(column, timed)) for column in times)
     details = relay_details.pack(part.window.details, places)
     keys = list(places)
     none = ("",) * len(part.dimensions)
@@ -169,15 +167,15 @@ def _pack_part(part: Part) -> dict[str, Any]:
         "names": plain.encodable([text for key in keys for text in key[:2]]),
         "values": plain.encodable([value or "" for key in keys for value in key.values or none]),
         "details": details,
-        "series": owners,
-        "status": status,
-        "failures": [numbers.num_failures for numbers in rows],
-        "untimed": [numbers.num_untimed for numbers in rows],
-        "length": [_within_64_bits(numbers.content_length) for numbers in rows],
+        "series": [index for index, statuses in enumerate(by_status) for _ in statuses],
+        "status": [status_code for statuses in by_status for status_code in statuses],
+        "failures": list(failures),
+        "untimed": list(untimed),
+        "length": list(map(_within_64_bits, lengths)),
         # of those with response times only:
-        "total": [numbers.total_ms for numbers in timed],
-        "min": [numbers.min_ms for numbers in timed],
-        "max": [numbers.max_ms for numbers in timed],
+        "total": total_ms,
+        "min": min_ms,
+        "max": max_ms,
         # and of their histograms, one behind the other: how many bins, which, and the count of each
         "sizes": list(map(len, histograms)),
         "bins": plain.packed([index for bins in histograms for index in bins]),
