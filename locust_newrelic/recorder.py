@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from .acceptable import Attributes
     from .window import Row
 
-LONGEST_PENDING, MOST_PENDING = 250, 50_000
-"""Requests of a kind, and of all kinds, that wait to be counted: fewer at once cost more each, more of them leave the
-processor's caches before they are counted."""
+LONGEST_PENDING, MOST_PENDING = 2_000, 80_000
+"""Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
 
 MOST_OF_CONTEXT, LONGEST_OF_CONTEXT = 50, 256
 """Keys of a sampled request's context that are kept, and characters of the text under each of them."""
