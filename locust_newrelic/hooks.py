@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import locust
 from locust.runners import WorkerRunner
@@ -133,12 +133,18 @@ def _on_init(environment: Environment, **_: object) -> None:
 
     try:
         attach(environment)
-    except (ConfigError, ImportError) as error:  # a missing SDK, say: nothing would be reported
-        what = "New Relic: cannot report, an import failed: " if isinstance(error, ImportError) else ""
-        sys.stderr.write(f"locust: error: {what}{error}\n")
-        sys.exit(2)
+    except ConfigError as error:
+        _end_locust(str(error))
+    except ImportError as error:  # a missing SDK, say: nothing would be reported
+        _end_locust(f"New Relic: cannot report, an import failed: {error}")
     except Exception as error:
         log_unexpected(error, "reporting is off")
+
+
+def _end_locust(message: str) -> NoReturn:
+    """Say why, as Locust does for a bad option, and end with its exit code."""
+    sys.stderr.write(f"locust: error: {message}\n")
+    sys.exit(2)
 
 
 def _take_options(parsed_options: Any) -> dict[str, Any]:
@@ -146,4 +152,5 @@ def _take_options(parsed_options: Any) -> dict[str, Any]:
     if parsed_options is None:
         return {}
     options = vars(parsed_options)
-    return {name: options.pop(name) for name in [setting.option for setting in settings.SETTINGS] if name in options}
+    ours = [setting.option for setting in settings.SETTINGS if setting.option in options]
+    return {name: options.pop(name) for name in ours}

@@ -151,7 +151,8 @@ def _pack_part(part: Part) -> dict[str, Any]:
     by_status = [series.statuses for series in part.window.series.values()]
     rows = [numbers for statuses in by_status for numbers in statuses.values()]
     failures, untimed, lengths, *times, histograms, loose = zip(*map(_COLUMNS, rows), strict=True) if rows else _NO_ROWS
-    timed = list(map(bool, map(add, map(len, histograms), map(len, loose))))
+    sizes, loose_sizes = list(map(len, histograms)), list(map(len, loose))
+    timed = list(map(add, sizes, loose_sizes))
     total_ms, min_ms, max_ms = (list(compress(column, timed)) for column in times)
     details = relay_details.pack(part.window.details, places)
     keys = list(places)
@@ -177,11 +178,11 @@ def _pack_part(part: Part) -> dict[str, Any]:
         "min": min_ms,
         "max": max_ms,
         # and of their histograms, one behind the other: how many bins, which, and the count of each
-        "sizes": list(map(len, histograms)),
+        "sizes": sizes,
         "bins": plain.packed([index for bins in histograms for index in bins]),
         "counts": plain.packed([count for bins in histograms for count in bins.values()]),
         # and the bins of those requests that are not counted there, one by one
-        "loose_sizes": list(map(len, loose)),
+        "loose_sizes": loose_sizes,
         "loose": plain.packed(array("H", b"".join(loose))),
     }
 

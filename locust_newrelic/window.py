@@ -86,12 +86,7 @@ class Numbers:
     @property
     def bins(self) -> Bins:
         """The histogram of all response times."""
-        if self.loose:
-            loose, self.loose = self.loose, NONE_LOOSE
-            if self._bins:
-                merge(self._bins, Counter(loose))
-            else:
-                self._bins = dict(Counter(loose))
+        self.count_loose()
         return self._bins
 
     @bins.setter
@@ -107,7 +102,16 @@ class Numbers:
         """Count requests in those bins, one for each."""
         self.loose = self.loose + loose if self.loose else loose
         if len(self.loose) > LONGEST_LOOSE:
-            self.bins  # noqa: B018  (counts them)
+            self.count_loose()
+
+    def count_loose(self) -> None:
+        """Count in the histogram what is loose."""
+        if self.loose:
+            loose, self.loose = self.loose, NONE_LOOSE
+            if self._bins:
+                merge(self._bins, Counter(loose))
+            else:
+                self._bins = dict(Counter(loose))
 
     @property
     def num_timed(self) -> int:
@@ -117,8 +121,7 @@ class Numbers:
     @property
     def num_requests(self) -> int:
         """All requests."""
-        not_counted = len(self.loose) + self.num_untimed
-        return not_counted + sum(self._bins.values()) if self._bins else not_counted
+        return self.num_timed + self.num_untimed
 
     def merge(self, other: Numbers) -> None:
         """Add what *other* counted; *other* stays as it is."""
@@ -251,7 +254,7 @@ class Window:
             total = Numbers()
             for series in self._series.values():
                 numbers = series.total()
-                numbers.bins  # noqa: B018  (counts them, once: an event of the series asks for them, too)
+                numbers.count_loose()  # once: an event of the series asks for its histogram, too
                 total.merge(numbers)
                 yield
             self._total = total
