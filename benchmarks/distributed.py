@@ -157,7 +157,7 @@ class Worker:
     def _end_window(self, start_s):
         """As the reporter does, but that the requests put aside are counted apart."""
         window, health = self.watch.time("ours", lambda: (self.recorder.take(), self._gauge.take(10)))
-        self.watch.time("counting", in_steps, window.collect())
+        self.watch.time("counting", in_steps, window.count())
         self._closed.append(Part("20250101T000000Z-01234567", (BEGUN_S + start_s) * 1000, BUCKETS_MS, window, health))
 
     def _make_theirs(self):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,8 +83,9 @@ _C = TypeVar("_C", bound=_Countable)
 class Tally(dict[_C, int], Generic[_C]):
     """How often things happened that are the same; the first *most* different ones by themselves."""
 
+    __slots__ = ("_most",)
+
     def __init__(self, most: int) -> None:
-        super().__init__()
         self._most = most
 
     def add(self, what: _C, number: int = 1) -> None:
@@ -99,18 +100,36 @@ class Tally(dict[_C, int], Generic[_C]):
 class Failures(Tally[Failure]):
     """How often each error failed each endpoint."""
 
+    __slots__ = ("_errors",)
+
     def __init__(self) -> None:
         super().__init__(MOST_FAILURES)
         self._errors: set[str] = set()
 
     def add(self, what: Failure, number: int = 1) -> None:
         """Count it, that many times."""
+        present = self.get(what)
+        if present is not None:
+            self[what] = present + number
+            return
+
         if what.error not in self._errors and what.error != OTHER_TEXT:
             if len(self._errors) >= MOST_ERRORS:
                 what = what.other
             else:
                 self._errors.add(what.error)
         super().add(what, number)
+
+    def add_all(self, failures: list[tuple[Failure, int]]) -> None:
+        """Count all of those: at once, if they are the first ones, all different, and not too many."""
+        numbers = dict(failures)
+        errors = {what.error for what in numbers}
+        if self or len(numbers) < len(failures) or len(numbers) > MOST_FAILURES or len(errors) > MOST_ERRORS:
+            for what, number in failures:
+                self.add(what, number)
+        else:
+            self.update(numbers)
+            self._errors = errors - {OTHER_TEXT}
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,8 @@ class Samples:
     rate at which lots were drawn or, when there were too many, the smallest lot that had no room ("bottom-k sketches":
     Cohen, Kaplan: "Summarizing Data using Bottom-k Sketches", PODC 2007).
     """
+
+    __slots__ = ("_kept", "_most", "_numbers", "bound")
 
     def __init__(self, most: int = MOST_SAMPLES) -> None:
         self._most = most
@@ -215,6 +236,8 @@ class Recorded:
 class Records:
     """Events of the user's own: the first *most* of them, and with so many characters of text at the most."""
 
+    __slots__ = ("_most", "_room", "events", "num_refused")
+
     def __init__(self, most: int = MOST_RECORDED, most_characters: int = MOST_CHARACTERS) -> None:
         self._most, self._room = most, most_characters
         self.events: list[Recorded] = []
@@ -252,25 +275,64 @@ class Records:
 
 
 class Details:
-    """All of this, of one window."""
+    """All of this, of one window: each part is made when it is first asked for, as most windows have few of them."""
 
-    __slots__ = ("exceptions", "failures", "records", "samples")
+    __slots__ = ("_exceptions", "_failures", "_num_processes", "_records", "_samples")
 
     def __init__(self, num_processes: int = 1) -> None:
-        self.failures = Failures()
-        self.exceptions: Tally[UserException] = Tally(MOST_EXCEPTIONS)
-        self.samples = Samples()
-        self.records = Records(num_processes * MOST_RECORDED, num_processes * MOST_CHARACTERS)
+        self._num_processes = num_processes
+        self._failures: Failures | None = None
+        self._exceptions: Tally[UserException] | None = None
+        self._samples: Samples | None = None
+        self._records: Records | None = None
+
+    @property
+    def failures(self) -> Failures:
+        """Failed requests, by endpoint and error."""
+        if self._failures is None:
+            self._failures = Failures()
+        return self._failures
+
+    @property
+    def exceptions(self) -> Tally[UserException]:
+        """Exceptions in users' tasks."""
+        if self._exceptions is None:
+            self._exceptions = Tally(MOST_EXCEPTIONS)
+        return self._exceptions
+
+    @property
+    def samples(self) -> Samples:
+        """Sampled requests."""
+        if self._samples is None:
+            self._samples = Samples()
+        return self._samples
+
+    @property
+    def records(self) -> Records:
+        """Events of the user's own."""
+        if self._records is None:
+            number = self._num_processes
+            self._records = Records(number * MOST_RECORDED, number * MOST_CHARACTERS)
+        return self._records
+
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """The parts that there are, each with its name."""
+        for name in ("failures", "exceptions", "samples", "records"):
+            part = getattr(self, f"_{name}")
+            if part is not None:
+                yield name, part
 
     def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> None:
         """Add what *other* has, which stays as it is; *rename* says under which key requests are counted here."""
-        for failure, number in other.failures.items():
+        for failure, number in (other._failures or {}).items():
             key = rename(failure.key)
             self.failures.add(failure if key is failure.key else failure._replace(key=key), number)
-        for exception, number in other.exceptions.items():
+        for exception, number in (other._exceptions or {}).items():
             self.exceptions.add(exception, number)
-        self.samples.merge(other.samples, rename)
-        self.records.merge(other.records)
+        if other._samples is not None:
+            self.samples.merge(other._samples, rename)
+        if other._records is not None:
+            self.records.merge(other._records)
 
     def shift(self, shift_ms: int) -> None:
         """Move what happened at some moment by so many ms."""
@@ -278,7 +340,7 @@ class Details:
         self.records.shift(shift_ms)
 
     def __bool__(self) -> bool:
-        return bool(self.failures or self.exceptions or self.samples or self.records)
+        return bool(self._failures or self._exceptions or self._samples or self._records)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Details):

@@ -81,14 +81,14 @@ class Gathering:
         slot.interval, slot.due_s, slot.is_needed = interval, due_s, is_needed
 
     def add(self, part: Window, node: Node, start_ms: int, stats_epoch: int, *, due_s: float) -> Iterator[None]:
-        """Count in, in small steps, what a process recorded in a window, or in a part of it; *part* is used up.
+        """Count in, in small steps, what a process recorded in a window, or in a part of it.
 
         *due_s* is when the window is due unless it is cut first.
         """
         slot = self._slot(start_ms, stats_epoch)
         if slot.interval is None:
             slot.due_s = max(slot.due_s, due_s)
-        num_requests = yield from slot.window.absorb(part, self.names)
+        num_requests = yield from slot.window.merge(part, self.names)
         node = replace(node, num_requests=num_requests)  # it may be that of other windows, too
         name = node.name
         slot.nodes[name] = slot.nodes[name].then(node) if name in slot.nodes else node

@@ -6,8 +6,8 @@ CPU time and lags are given as sums, so that what several reports say of one win
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import gevent
 import psutil
@@ -19,8 +19,7 @@ PROBES_PER_READING = 10
 """How many of these there are for one reading of the memory, which costs as much as a small report."""
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(NamedTuple):
     """A process during some time. What is not known is 0, as is ``wall_s`` if the CPU time is not known."""
 
     cpu_s: float = 0.0

@@ -101,11 +101,6 @@ class Scale:
         indexes.extend(map(bisect_left, repeat(self.edges), others))
         return indexes
 
-    def record(self, bins: Bins, response_time_ms: float) -> None:
-        """Count one response time; raises ValueError for one that cannot be a measurement."""
-        index = self.index(response_time_ms)
-        bins[index] = bins.get(index, 0) + 1
-
     def distribution(self, bins: Mapping[int, int]) -> Distribution:
         """What the bins say."""
         return Distribution(self, bins)
@@ -189,5 +184,8 @@ class Distribution:
 
 def merge(bins: Bins, other: Mapping[int, int]) -> None:
     """Add *other* to *bins*; both belong to the same scale."""
+    if not bins:
+        bins.update(other)
+        return
     for index, count in other.items():
         bins[index] = bins.get(index, 0) + count

@@ -63,7 +63,7 @@ def windows_of(
 
 def _add(window: Window, key: Key, numbers: Numbers, errors: Counter[str]) -> None:
     """Count the numbers in, and so many of the errors, which are taken from them."""
-    window.add(key, NO_STATUS, numbers)
+    window.place(key, NO_STATUS).merge(numbers)
     left = numbers.num_failures
     for error in list(errors):
         number = min(errors[error], left)
@@ -110,7 +110,7 @@ def _by_start(times_ms: Mapping[int, int], start_of: Any) -> Counter[int]:
 def _numbers_of(fields: Mapping[str, Any], scale: Scale) -> Numbers:
     """An entry's numbers. Response times that are none, which Locust takes as they come, count as not known."""
     numbers = Numbers()
-    (num_requests,) = plain.integers([fields.get("num_requests")], 0, plain.LARGEST, "num_requests")
+    (numbers.num_requests,) = plain.integers([fields.get("num_requests")], 0, plain.LARGEST, "num_requests")
     (numbers.num_failures,) = plain.integers([fields.get("num_failures")], 0, plain.LARGEST, "num_failures")
     (numbers.content_length,) = plain.numbers(
         [fields.get("total_content_length")], "total_content_length", -plain.LARGEST_SUM, plain.LARGEST_SUM
@@ -122,7 +122,7 @@ def _numbers_of(fields: Mapping[str, Any], scale: Scale) -> Numbers:
     for time_ms, count in usual.items():
         index = scale.index(time_ms)
         numbers.bins[index] = numbers.bins.get(index, 0) + count
-    numbers.num_untimed = num_requests - numbers.num_timed
+    numbers.num_untimed = numbers.num_requests - sum(numbers.bins.values())
     if numbers.num_untimed < 0:
         raise plain.MalformedError("response_times")  # noqa: EM101
 
@@ -146,6 +146,7 @@ def _split(numbers: Numbers, num_requests: int, num_failures: int) -> tuple[Numb
     dealt = _deal(counts, num_requests)
     left = {index: count - dealt[index] for index, count in counts.items()}
     for some, taken in ((part, dealt), (rest, left)):
+        some.num_requests = sum(taken.values())
         some.num_untimed = taken.pop(_UNTIMED)
         some.bins = {index: count for index, count in taken.items() if count}
         if some.bins:

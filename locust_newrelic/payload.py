@@ -377,8 +377,7 @@ class Payload:
         return dict(islice((first | event).items(), MOST_ATTRIBUTES - 1))
 
     def _summary(self, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
-        num_timed = numbers.num_timed
-        num_requests = num_timed + numbers.num_untimed
+        num_requests, num_timed = numbers.num_requests, numbers.num_timed
         return {
             "num_requests": num_requests,
             "num_failures": numbers.num_failures,
@@ -393,8 +392,7 @@ class Payload:
         }
 
     def _endpoint(self, key: Key, numbers: Numbers, seconds: float) -> dict[str, Value | None]:
-        num_timed = numbers.num_timed
-        num_requests = num_timed + numbers.num_untimed
+        num_requests, num_timed = numbers.num_requests, numbers.num_timed
         safe_name = html.escape(key.name, quote=False)
         return {
             **self._of(key),

@@ -7,6 +7,7 @@ import math
 import sys
 from array import array
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,9 +74,38 @@ def unpacked(value: object, low: int, high: int, name: str, sizes: Iterable[int]
     values = _in_order(array(_TYPE_CODES[size], data))
     if (size, low) == (2, 1) and _are_surely_within(data, high):
         return values
-    if values and (min(values) < low or (high < 1 << 8 * size and max(values) > high)):
+    if values and ((low > 0 and min(values) < low) or (high < 1 << 8 * size and max(values) > high)):
         raise MalformedError(name)
     return values
+
+
+def columns(rows: Iterable[tuple[Any, ...]], number: int) -> Sequence[tuple[Any, ...]]:
+    """The columns of rows of so many values each: empty ones, if there are no rows."""
+    return tuple(zip(*rows, strict=True)) or ((),) * number
+
+
+def packed_columns(*columns: Iterable[int]) -> list[Any]:
+    """Columns of the same length, packed one behind the other; to look for the least size would take too long."""
+    values = list(chain.from_iterable(columns))
+    try:
+        return packed(array("I", values))
+    except OverflowError:
+        return packed(array("Q", values))
+
+
+def unpacked_columns(value: object, number: int, name: str) -> list[array[int]]:
+    """What :func:`packed_columns` made: that many columns of the same length."""
+    values = unpacked(value, 0, LARGEST, name)
+    length, rest = divmod(len(values), number)
+    if rest:
+        raise MalformedError(name)
+    return [values[index * length : (index + 1) * length] for index in range(number)]
+
+
+def check_highest(values: Sequence[float], high: float, name: str) -> None:
+    """Raise :class:`MalformedError` if one of them is above."""
+    if values and max(values) > high:
+        raise MalformedError(name)
 
 
 def _are_surely_within(data: bytes, high: int) -> bool:

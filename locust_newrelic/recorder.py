@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import traceback
+from array import array
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ from .window import (
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
     LONGEST_NAME,
+    NO_BINS,
     NO_STATUS,
     NONE_LOOSE,
     Key,
@@ -25,6 +27,7 @@ from .window import (
     Numbers,
     Window,
     most_rows,
+    values_of,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .acceptable import Attributes
-    from .window import Row
+    from .window import Row, Values
 
 LONGEST_PENDING, MOST_PENDING = 2_000, 80_000
 """Requests of a kind, and of all kinds, that wait to be counted: the more at once, the less each of them costs."""
@@ -62,44 +65,42 @@ class Kind(NamedTuple):
 class Counts:
     """The numbers of a window by series and status code, and the requests that wait to be counted there."""
 
-    def __init__(self, scale: Scale, max_numbers: int) -> None:
-        self.numbers: dict[tuple[Key, int], Numbers] = {}
-        self.waiting: list[tuple[bool, int | None, str, Any, list[Any]]] = []
-        """Whether the requests failed, status code, method, place, and response times and content lengths by turns."""
+    def __init__(self, scale: Scale, max_places: int) -> None:
+        self.waiting: list[tuple[Kind, list[Any]]] = []
+        """Requests of a kind: response times and content lengths by turns."""
+        self._counted: dict[tuple[Key, int], Values] = {}
+        self._summed: dict[tuple[Key, int], Numbers] = {}
+        """Where more came than what was counted first; most places have no more than that."""
         self._scale = scale
-        self._max_numbers = max_numbers
+        self._max_places = max_places
 
     def __bool__(self) -> bool:
-        return bool(self.numbers or self.waiting)
+        return bool(self._counted or self.waiting)
 
-    def rows(self) -> Iterator[Row | None]:
-        """Count what waits, with None for each step, then hand over row after row."""
+    def count(self) -> Iterator[None]:
+        """Count what waits, in small steps."""
         while self.waiting:
-            self.count_waiting()
-            yield None
-        while self.numbers:
-            (key, status_code), numbers = self.numbers.popitem()
-            yield key, status_code, numbers
+            self.count_many(*self.waiting.pop())
+            yield
 
-    def count_waiting(self) -> None:
-        """Count some of what waits."""
-        failed, status_code, method, place, requests = self.waiting.pop()
-        self.count_many(Kind(_key(method, place), _status_code(status_code), failed), requests)
+    def rows(self) -> Iterator[Row]:
+        """What is counted."""
+        if not self._counted:
+            return iter(())
+        if self._summed:
+            self._counted.update((place, values_of(numbers)) for place, numbers in self._summed.items())
+        keys, status_codes = zip(*self._counted, strict=True)
+        return zip(keys, status_codes, self._counted.values(), strict=True)
 
-    def count(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
+    def count_one(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
         """Count one request."""
-        numbers = self._place(kind)
-        numbers.num_failures += kind.failed
-        numbers.content_length += content_length
         try:
-            self._scale.record(numbers.bins, response_time_ms)
+            bins = array("H", [self._scale.index(response_time_ms)])
         except ValueError:
-            numbers.num_untimed += 1
-            return
-
-        numbers.total_ms += response_time_ms
-        numbers.min_ms = min(numbers.min_ms, response_time_ms)
-        numbers.max_ms = max(numbers.max_ms, response_time_ms)
+            self._add(kind, (1, kind.failed, 1, content_length, 0.0, math.inf, -math.inf, NO_BINS, NONE_LOOSE))
+        else:
+            time_ms = response_time_ms
+            self._add(kind, (1, kind.failed, 0, content_length, time_ms, time_ms, time_ms, NO_BINS, bins))
 
     def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
         """Count requests of a kind: response time and content length of one after the other, whatever they are."""
@@ -111,32 +112,33 @@ class Counts:
             usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
             usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
             total_ms = float(total_ms)
-            numbers = self._place(kind)
-            loose = self._scale.indexes(times, low_ms, high_ms) if usual else NONE_LOOSE
+            bins = self._scale.indexes(times, low_ms, high_ms) if usual else NONE_LOOSE
         except Exception:
             usual = False
 
-        if not usual:
-            for response_time, length in zip(times, lengths, strict=True):
-                if response_time is not _MISSING and length is not _MISSING:
-                    self.count(kind, _number(response_time), _length(length))
+        if usual:
+            number = len(times)
+            failures = number if kind.failed else 0
+            self._add(kind, (number, failures, 0, content_length, total_ms, low_ms, high_ms, NO_BINS, bins))
             return
 
-        numbers.total_ms += total_ms
-        numbers.content_length += content_length
-        numbers.min_ms = min(numbers.min_ms, low_ms)
-        numbers.max_ms = max(numbers.max_ms, high_ms)
-        numbers.add_loose(loose)
-        if kind.failed:
-            numbers.num_failures += len(times)
+        for response_time, length in zip(times, lengths, strict=True):
+            if response_time is not _MISSING and length is not _MISSING:
+                self.count_one(kind, _number(response_time), _length(length))
 
-    def _place(self, kind: Kind) -> Numbers:
-        """The numbers of that series and status code, or of the series alone once the window has too many."""
+    def _add(self, kind: Kind, values: Values) -> None:
+        """Add to the numbers of that series and status code, or of the series alone once the window has too many."""
         place = (kind.key, kind.status_code)
-        if place not in self.numbers and len(self.numbers) >= self._max_numbers:
+        if place not in self._counted and len(self._counted) >= self._max_places:
             place = (kind.key, NO_STATUS)
 
-        return self.numbers.setdefault(place, Numbers())
+        if place not in self._counted:
+            self._counted[place] = values
+            return
+        if place not in self._summed:
+            self._summed[place] = Numbers()
+            self._summed[place].add(*self._counted[place])
+        self._summed[place].add(*values)
 
 
 class Recorder:
@@ -176,12 +178,11 @@ class Recorder:
         self._error_text = error_text
         self._counts = Counts(scale, self._max_kinds)
         self._details = Details()
-        self._errors: dict[tuple[Any, ...], int] = {}
-        """How often the listener has seen each method, place, class of exception and error since the last window."""
         self._known_failures: dict[tuple[Any, ...], Failure] = {}
-        """What some of these are to the window: most errors come again."""
+        """What a method, place, class of exception and error are to the window: most errors come again."""
         self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
-        self._num_kinds = 0
+        self._kinds: list[tuple[dict[Any, list[Any]], Any, Kind]] = []
+        """All kinds of requests that are put aside: where, and under what."""
         on_request, self._set_longest = self._listener()
         self.on_request = self._dimensional_listener() if dimensions else on_request
         self.on_sample = self._sampler(sample_rate) if sample_rate > 0 else None
@@ -267,14 +268,9 @@ class Recorder:
         Raises what the lookup or foreign code raises; nothing is noted then.
         """
         error = (request_type, place, type(exception), self._error_text(exception))
+        failure = self._known_failures.get(error) or self._know(error)
         pending = self._pending[True][status_code][request_type][place]
-        errors = self._errors
-        if error in errors:
-            errors[error] += 1
-        else:
-            if len(errors) >= MOST_FAILURES:
-                self._hand_over_errors()
-            errors[error] = 1
+        self._details.failures.add(failure)
         if len(pending) + 2 >= self._longest:
             self._count_pending(pending, True, status_code, request_type, place)
         return pending
@@ -324,13 +320,14 @@ class Recorder:
         response_time_ms, length = _number(response_time), _length(response_length)
 
         key = self.names.admit(plain_key)
-        self._counts.count(Kind(key, status_code, failed), response_time_ms, length)
+        kind = Kind(key, status_code, failed)
+        self._counts.count_one(kind, response_time_ms, length)
         if error is not None:
             self._details.failures.add(Failure(key, *error))
 
         same = type(request_type) is type(name) is str and key[:2] == (request_type, name)
         if same and (seen is None or (type(seen) is int and seen == status_code)):
-            self._expect(failed, seen, key)
+            self._expect(kind, seen)
 
     def record_exception(self, user_class: str, exception: BaseException, trace: TracebackType | None) -> None:
         """Count an exception in a user's task."""
@@ -351,7 +348,6 @@ class Recorder:
         """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
         self._hand_over_pending()
         counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
-        self._hand_over_errors()
         details, self._details = self._details, Details()
         return Window(counts, self.names.hidden.copy(), details, max_rows=self._max_kinds)
 
@@ -360,39 +356,28 @@ class Recorder:
 
         The window may be taken meanwhile.
         """
-        num_pending = sum(
-            len(pending)
-            for kinds in self._pending
-            for methods in kinds.values()
-            for names in methods.values()
-            for pending in names.values()
-        )
+        num_pending = sum(len(names[place]) for names, place, _ in self._kinds)
         if num_pending < 2 * MANY_PENDING:
             return
-        counts = self._counts
         self._hand_over_pending()
-        while counts.waiting:
-            counts.count_waiting()
-            yield
+        yield from self._counts.count()
 
     def forget_names(self) -> None:
         """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
         self._hand_over_pending()
         for kinds in self._pending:
             kinds.clear()  # in place: the listener holds these very dicts
-        self._num_kinds = 0
+        self._kinds.clear()
         self.names = Names(self._max_series)
 
     def _hand_over_pending(self) -> None:
         """Leave what the listener has put aside to the open window."""
         waiting = self._counts.waiting
-        for failed, kinds in zip((False, True), self._pending, strict=True):
-            for status_code, methods in kinds.items():
-                for method, names in methods.items():
-                    for name, pending in names.items():
-                        if pending:
-                            names[name] = []
-                            waiting.append((failed, status_code, method, name, pending))
+        for names, place, kind in self._kinds:
+            pending = names[place]
+            if pending:
+                names[place] = []
+                waiting.append((kind, pending))
 
     def _count_pending(self, pending: list[Any], failed: bool, status_code: Any, method: Any, place: Any) -> None:
         """Count what the listener has put aside for one kind of request."""
@@ -401,20 +386,16 @@ class Recorder:
         kind = Kind(_key(method, place), _status_code(status_code), failed)
         self._counts.count_many(kind, requests)
 
-    def _expect(self, failed: bool, seen: int | None, key: Key) -> None:
+    def _expect(self, kind: Kind, seen: int | None) -> None:
         """Let the listener find requests like this one, as long as there is room."""
-        if self._num_kinds < self._max_kinds:
-            names = self._pending[failed].setdefault(seen, {}).setdefault(key.method, {})
-            place = (key.name, key.values) if key.values else key.name
-            self._num_kinds += place not in names
-            names.setdefault(place, [])
-            self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
-
-    def _hand_over_errors(self) -> None:
-        """Count what the listener has seen of errors in the open window."""
-        for error, number in self._errors.items():
-            self._details.failures.add(self._known_failures.get(error) or self._know(error), number)
-        self._errors.clear()
+        if len(self._kinds) < self._max_kinds:
+            method, name, values = kind.key
+            names = self._pending[kind.failed].setdefault(seen, {}).setdefault(method, {})
+            place = (name, values) if values else name
+            if place not in names:
+                names[place] = []
+                self._kinds.append((names, place, kind))
+                self._set_longest(min(LONGEST_PENDING, MOST_PENDING // len(self._kinds) + 1))
 
     def _know(self, error: tuple[Any, ...]) -> Failure:
         method, place, kind, text = error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import plain
 from .acceptable import MOST_ATTRIBUTES, acceptable, why_not_a_name
@@ -24,60 +26,78 @@ from .histogram import LARGEST_MS
 from .window import LARGEST_STATUS_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .acceptable import Attributes
+    from .details import Failures, Records, Samples, Tally
     from .window import Key
 
 _NONE = -1
 """Stands for a number that is not known."""
 
 
-class Places(dict["Key", int]):
-    """Where keys are in a report: those of its series, and whatever else is asked for behind them."""
+_T = TypeVar("_T")
+Places = defaultdict[_T, int]
 
-    def __init__(self, keys: Iterable[Key]) -> None:
-        super().__init__(zip(keys, count()))
-
-    def __missing__(self, key: Key) -> int:
-        place = self[key] = len(self)
-        return place
+_new_failure: Callable[[tuple[Key, str, str]], Failure] = partial(tuple.__new__, Failure)
 
 
-def pack(details: Details, places: Places) -> dict[str, Any] | None:
-    """The details as plain values, None if there are none; *places* says where the keys are."""
-    if not details and details.samples.bound == 1.0:
-        return None
-    packed: dict[str, Any] = {"bound": details.samples.bound, "refused": details.records.num_refused}
-    if details.failures:
-        packed |= _pack_failures(details.failures, places)
-    if details.exceptions:
-        texts = zip(*details.exceptions, strict=True)
-        packed["exceptions"] = [*(plain.encodable(list(column)) for column in texts), [*details.exceptions.values()]]
-    if details.samples:
-        packed["samples"] = _pack_samples(list(details.samples), places)
-    if details.records.events:
-        packed["events"] = [
-            [event.event_type for event in details.records.events],
-            [event.timestamp_ms for event in details.records.events],
-            [event.attributes for event in details.records.events],
-        ]
-    return packed
+def places() -> Places[Any]:
+    """Where things are in a report: each comes to it when it is first asked for."""
+    return defaultdict(count().__next__)
 
 
-def _pack_failures(failures: Mapping[Failure, int], places: Places) -> dict[str, Any]:
-    texts: dict[str, int] = {}  # most failures have an error in common
+def pack(details: Details, places: Places[Key]) -> dict[str, Any]:
+    """The parts that there are as plain values; *places* says where the keys are."""
+    return {name: _PACK[name](part, places) for name, part in details.parts()}
+
+
+def unpack(data: object, keys: Sequence[Key]) -> Details:
+    """What :func:`pack` made; the places are those of *keys*. Raises :class:`MalformedError` for anything else."""
+    details = Details()
+    for name, part in plain.mapping(data, "details").items():
+        if name not in _UNPACK:
+            raise plain.MalformedError("details")  # noqa: EM101
+        _UNPACK[name](part, keys, details)
+    return details
+
+
+def _pack_failures(failures: Failures, places_of_keys: Places[Key]) -> dict[str, Any]:
+    keys, types, errors = plain.columns(failures, 3)
+    texts = places()  # most failures have an error in common
+    place, text = places_of_keys.__getitem__, texts.__getitem__
+    columns = map(place, keys), map(text, types), map(text, errors), failures.values()
+    return {"failures": plain.packed_columns(*columns), "errors": plain.encodable(list(texts))}
+
+
+def _unpack_failures(data: object, keys: Sequence[Key], details: Details) -> None:
+    fields = plain.mapping(data, "failures")
+    places, types, errors, numbers = plain.unpacked_columns(fields.get("failures"), 4, "failures")
+    texts = plain.texts(fields.get("errors"), "errors")
+    plain.check_highest(places, len(keys) - 1, "failures")
+    plain.check_highest(types + errors, len(texts) - 1, "failures")
+    if len(numbers) > MOST_FAILURES + len(keys) or 0 in numbers:
+        raise plain.MalformedError("failures")  # noqa: EM101
+    text = texts.__getitem__
+    columns = zip(map(keys.__getitem__, places), map(text, types), map(text, errors), strict=True)
+    details.failures.add_all(list(zip(map(_new_failure, columns), numbers, strict=True)))
+
+
+def _pack_exceptions(exceptions: Tally[UserException], _: Places[Key]) -> list[list[Any]]:
+    texts = plain.columns(exceptions, 4)
+    return [*(plain.encodable(list(column)) for column in texts), list(exceptions.values())]
+
+
+def _unpack_exceptions(data: object, _: Sequence[Key], details: Details) -> None:
+    *texts, numbers = _read_columns(data, "exceptions", 5, MOST_EXCEPTIONS + 1)
+    plain.texts([text for column in texts for text in column], "exceptions")
+    plain.integers(numbers, 1, plain.LARGEST, "exceptions")
+    for *values, number in zip(*texts, numbers, strict=True):
+        details.exceptions.add(UserException(*values), number)
+
+
+def _pack_samples(samples: Samples, places: Places[Key]) -> dict[str, Any]:
     columns = [
-        [places[failure.key] for failure in failures],
-        [texts.setdefault(failure.error_type, len(texts)) for failure in failures],
-        [texts.setdefault(failure.error, len(texts)) for failure in failures],
-        list(failures.values()),
-    ]
-    return {"failures": columns, "errors": plain.encodable(list(texts))}
-
-
-def _pack_samples(samples: Sequence[Sample], places: Places) -> list[list[Any]]:
-    return [
         [sample.lot for sample in samples],
         [places[sample.key] for sample in samples],
         [_NONE if sample.timestamp_ms is None else sample.timestamp_ms for sample in samples],
@@ -89,53 +109,19 @@ def _pack_samples(samples: Sequence[Sample], places: Places) -> list[list[Any]]:
         plain.encodable([sample.error.error if sample.error else "" for sample in samples]),
         [sample.context for sample in samples],
     ]
+    return {"samples": columns, "bound": samples.bound}
 
 
-def unpack(data: object, keys: Sequence[Key]) -> Details:
-    """What :func:`pack` made; the places are those of *keys*. Raises :class:`MalformedError` for anything else."""
-    details = Details()
-    if data is None:
-        return details
-    fields = plain.mapping(data, "details")
-    if "failures" in fields:
-        for failure, number in _failures(fields, keys):
-            details.failures.add(failure, number)
-    if "exceptions" in fields:
-        for exception, number in _exceptions(fields):
-            details.exceptions.add(exception, number)
-    if "samples" in fields:
-        for sample in _samples(fields, keys):
-            details.samples.add(sample)
+def _unpack_samples(data: object, keys: Sequence[Key], details: Details) -> None:
+    fields = plain.mapping(data, "samples")
     (bound,) = plain.numbers([fields.get("bound")], "bound", 0, 1)
+    for sample in _samples(fields.get("samples"), keys):
+        details.samples.add(sample)
     details.samples.lower(bound)
-    if "events" in fields:
-        for event in _events(fields):
-            details.records.add(event)
-    (refused,) = plain.integers([fields.get("refused")], 0, plain.LARGEST, "refused")
-    details.records.num_refused += refused
-    return details
 
 
-def _failures(fields: Mapping[str, Any], keys: Sequence[Key]) -> Iterator[tuple[Failure, int]]:
-    places, types, errors, numbers = _read_columns(fields, "failures", 4, MOST_FAILURES + len(keys))
-    texts = plain.texts(fields.get("errors", []), "errors")
-    plain.integers(places, 0, len(keys) - 1, "failures")
-    plain.integers(types + errors, 0, len(texts) - 1, "failures")
-    plain.integers(numbers, 1, plain.LARGEST, "failures")
-    text = texts.__getitem__
-    return zip(map(Failure, map(keys.__getitem__, places), map(text, types), map(text, errors)), numbers, strict=True)
-
-
-def _exceptions(fields: Mapping[str, Any]) -> Iterator[tuple[UserException, int]]:
-    *texts, numbers = _read_columns(fields, "exceptions", 5, MOST_EXCEPTIONS + 1)
-    plain.texts([text for column in texts for text in column], "exceptions")
-    plain.integers(numbers, 1, plain.LARGEST, "exceptions")
-    for *values, number in zip(*texts, numbers, strict=True):
-        yield UserException(*values), number
-
-
-def _samples(fields: Mapping[str, Any], keys: Sequence[Key]) -> Iterator[Sample]:
-    columns = _read_columns(fields, "samples", 10, MOST_SAMPLES)
+def _samples(data: object, keys: Sequence[Key]) -> Iterator[Sample]:
+    columns = _read_columns(data, "samples", 10, MOST_SAMPLES)
     lots, places, times_ms, response_times, lengths, status_codes, urls, types, errors, _ = columns
     plain.numbers(lots, "samples", 0, 1)
     plain.integers(places, 0, len(keys) - 1, "samples")
@@ -160,13 +146,25 @@ def _samples(fields: Mapping[str, Any], keys: Sequence[Key]) -> Iterator[Sample]
         )
 
 
-def _events(fields: Mapping[str, Any]) -> Iterator[Recorded]:
-    event_types, times_ms, attributes = _read_columns(fields, "events", 3, MOST_RECORDED)
+def _pack_records(records: Records, _: Places[Key]) -> dict[str, Any]:
+    columns = [
+        [event.event_type for event in records.events],
+        [event.timestamp_ms for event in records.events],
+        [event.attributes for event in records.events],
+    ]
+    return {"events": columns, "refused": records.num_refused}
+
+
+def _unpack_records(data: object, _: Sequence[Key], details: Details) -> None:
+    fields = plain.mapping(data, "records")
+    event_types, times_ms, attributes = _read_columns(fields.get("events"), "events", 3, MOST_RECORDED)
     plain.integers(times_ms, 0, plain.LARGEST, "events")
     for event_type, time_ms, values in zip(event_types, times_ms, attributes, strict=True):
         if not is_users_type(event_type):
             raise plain.MalformedError("events")  # noqa: EM101
-        yield Recorded(event_type, time_ms, _attributes(values, "events"))
+        details.records.add(Recorded(event_type, time_ms, _attributes(values, "events")))
+    (refused,) = plain.integers([fields.get("refused")], 0, plain.LARGEST, "refused")
+    details.records.num_refused += refused
 
 
 def _attributes(value: object, name: str, prefix: str = "") -> Attributes:
@@ -183,9 +181,24 @@ def _attributes(value: object, name: str, prefix: str = "") -> Attributes:
     return acceptable(attributes)
 
 
-def _read_columns(fields: Mapping[str, Any], name: str, number: int, longest: int) -> list[list[Any]]:
+def _read_columns(data: object, name: str, number: int, longest: int) -> list[list[Any]]:
     """That many columns of the same length."""
-    columns = [plain.items(column, name) for column in plain.items(fields.get(name), name)]
+    columns = [plain.items(column, name) for column in plain.items(data, name)]
     if len(columns) != number or len(set(map(len, columns))) != 1 or len(columns[0]) > longest:
         raise plain.MalformedError(name)
     return columns
+
+
+_PACK: dict[str, Callable[[Any, Places[Key]], Any]] = {
+    "failures": _pack_failures,
+    "exceptions": _pack_exceptions,
+    "samples": _pack_samples,
+    "records": _pack_records,
+}
+_UNPACK: dict[str, Callable[[object, Sequence[Key], Details], None]] = {
+    "failures": _unpack_failures,
+    "exceptions": _unpack_exceptions,
+    "samples": _unpack_samples,
+    "records": _unpack_records,
+}
+"""Each part of the details by its name."""

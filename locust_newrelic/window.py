@@ -11,14 +11,14 @@ import math
 import sys
 from array import array
 from collections import Counter
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .details import Details
 from .histogram import Bins, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 LONGEST_NAME = 4096
 """Characters of a method or a name that are kept: what New Relic stores of an attribute's value."""
@@ -59,103 +59,133 @@ OTHER = Key("", "(other)")
 """The series that all names share which came after a run had as many series as it may have."""
 
 
+NO_BINS: Bins = {}
 NONE_LOOSE = array("H")
+"""What numbers have in place of a histogram, or of loose bins, of their own: never changed."""
+
+Values = tuple[int, int, int, float, float, float, float, Bins, "array[int]"]
+"""What :class:`Numbers` holds: the arguments of its ``add``."""
+
+Row = tuple["Key", int, Values]
+"""The requests of a series that were answered with one status code."""
 
 
 class Numbers:
     """Requests counted together: exact counts, sums and extremes, and the response times' histogram."""
 
-    __slots__ = ("_bins", "content_length", "loose", "max_ms", "min_ms", "num_failures", "num_untimed", "total_ms")
+    __slots__ = (
+        "_bins",
+        "content_length",
+        "loose",
+        "max_ms",
+        "min_ms",
+        "num_failures",
+        "num_requests",
+        "num_untimed",
+        "total_ms",
+    )
 
-    def __init__(self, bins: Bins | None = None, loose: array[int] = NONE_LOOSE) -> None:
+    def __init__(self) -> None:
+        self.num_requests = 0
         self.num_failures = 0
         self.num_untimed = 0
         """Requests without a usable response time: None, negative, NaN or infinite."""
+        self.content_length: float = 0
         self.total_ms = 0.0
         self.min_ms = math.inf
         self.max_ms = -math.inf
-        self.content_length: float = 0
-        self._bins: Bins = {} if bins is None else bins
-        self.loose = loose
+        self._bins = NO_BINS
+        self.loose = NONE_LOOSE
         """The bins of some requests, one by one, that are not counted in a histogram yet; never changed in place.
 
         As long as they are few, to copy them is a fraction of the cost of counting: when they are recorded, sent by a
         worker, checked and merged.
         """
 
+    def add(
+        self,
+        num_requests: int,
+        num_failures: int,
+        num_untimed: int,
+        content_length: float,
+        total_ms: float,
+        min_ms: float,
+        max_ms: float,
+        bins: Bins,
+        loose: array[int],
+    ) -> None:
+        """Count in what others have counted: *loose* are the bins of requests that are not in *bins*."""
+        self.num_requests += num_requests
+        self.num_failures += num_failures
+        self.num_untimed += num_untimed
+        self.content_length += content_length
+        self.total_ms += total_ms
+        if min_ms < self.min_ms:  # noqa: PLR1730  (a third of the time that min() takes)
+            self.min_ms = min_ms
+        if max_ms > self.max_ms:  # noqa: PLR1730
+            self.max_ms = max_ms
+        if bins:
+            merge(self._own_bins(), bins)
+        if loose:
+            self.loose = self.loose + loose if self.loose else loose
+            if len(self.loose) > LONGEST_LOOSE:
+                self.count_loose()
+
+    def merge(self, other: Numbers) -> None:
+        """Add what *other* counted; *other* stays as it is."""
+        self.add(*values_of(other))
+
     @property
     def bins(self) -> Bins:
         """The histogram of all response times."""
         self.count_loose()
-        return self._bins
+        return self._own_bins()
 
     @bins.setter
     def bins(self, bins: Bins) -> None:
         self._bins, self.loose = bins, NONE_LOOSE
 
-    @property
-    def counted(self) -> Bins:
-        """The histogram but for what is loose."""
-        return self._bins
-
-    def add_loose(self, loose: array[int]) -> None:
-        """Count requests in those bins, one for each."""
-        self.loose = self.loose + loose if self.loose else loose
-        if len(self.loose) > LONGEST_LOOSE:
-            self.count_loose()
-
     def count_loose(self) -> None:
         """Count in the histogram what is loose."""
         if self.loose:
             loose, self.loose = self.loose, NONE_LOOSE
-            if self._bins:
-                merge(self._bins, Counter(loose))
-            else:
-                self._bins = dict(Counter(loose))
+            merge(self._own_bins(), Counter(loose))
+
+    def _own_bins(self) -> Bins:
+        if self._bins is NO_BINS:
+            self._bins = {}
+        return self._bins
 
     @property
     def num_timed(self) -> int:
         """Requests with a response time."""
-        return sum(self._bins.values()) + len(self.loose)
-
-    @property
-    def num_requests(self) -> int:
-        """All requests."""
-        return self.num_timed + self.num_untimed
-
-    def merge(self, other: Numbers) -> None:
-        """Add what *other* counted; *other* stays as it is."""
-        self.num_failures += other.num_failures
-        self.num_untimed += other.num_untimed
-        self.total_ms += other.total_ms
-        if other.min_ms < self.min_ms:  # noqa: PLR1730  (a third of the time that min() takes)
-            self.min_ms = other.min_ms
-        if other.max_ms > self.max_ms:  # noqa: PLR1730
-            self.max_ms = other.max_ms
-        self.content_length += other.content_length
-        if other.loose:
-            self.add_loose(other.loose)
-        if other._bins:
-            merge(self._bins, other._bins)
-
-    def _values(self) -> tuple[Any, ...]:
-        return (
-            self.num_failures,
-            self.num_untimed,
-            self.total_ms,
-            self.min_ms,
-            self.max_ms,
-            self.content_length,
-            self.bins,
-        )
+        return self.num_requests - self.num_untimed
 
     def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if isinstance(other, Numbers) else NotImplemented
+        if not isinstance(other, Numbers):
+            return NotImplemented
+        self.count_loose()
+        other.count_loose()
+        return values_of(self) == values_of(other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Numbers{self._values()}"
+        return f"Numbers{values_of(self)}"
+
+
+values_of: Callable[[Numbers], Values] = attrgetter(
+    "num_requests",
+    "num_failures",
+    "num_untimed",
+    "content_length",
+    "total_ms",
+    "min_ms",
+    "max_ms",
+    "_bins",
+    "loose",
+)
+"""All that they hold, in the order of :data:`Values`, at once: it is asked for with each row of a report."""
 
 
 def merged(parts: Iterable[Numbers]) -> Numbers:
@@ -175,20 +205,16 @@ class Series:
         self.statuses: dict[int, Numbers] = {}
         self._total: Numbers | None = None
 
-    def add(self, status_code: int, numbers: Numbers) -> None:
-        """Take *numbers* over as requests with that status code."""
+    def forget_total(self) -> None:
+        """Note that there will be more."""
         self._total = None
-        present = self.statuses.setdefault(status_code, numbers)
-        if present is not numbers:
-            present.merge(numbers)
 
-    def merge(self, status_code: int, numbers: Numbers) -> None:
-        """Add *numbers*, which stay as they are, to the requests with that status code."""
-        self._total = None
-        present = self.statuses.get(status_code)
-        if present is None:
-            present = self.statuses[status_code] = Numbers()
-        present.merge(numbers)
+    def total(self) -> Numbers:
+        """All of them together; not to be changed."""
+        if self._total is None:
+            parts = list(self.statuses.values())
+            self._total = parts[0] if len(parts) == 1 else merged(parts)
+        return self._total
 
     def __eq__(self, other: object) -> bool:
         return self.statuses == other.statuses if isinstance(other, Series) else NotImplemented
@@ -198,17 +224,6 @@ class Series:
     def __repr__(self) -> str:
         return f"Series({self.statuses})"
 
-    def total(self) -> Numbers:
-        """All of them together; not to be changed."""
-        if self._total is None:
-            parts = list(self.statuses.values())
-            self._total = parts[0] if len(parts) == 1 else merged(parts)
-        return self._total
-
-
-Row = tuple[Key, int, Numbers]
-"""The requests of a series that were answered with one status code."""
-
 
 class Source(Protocol):
     """Where a window gets its rows from, once they are asked for."""
@@ -216,14 +231,17 @@ class Source(Protocol):
     def __bool__(self) -> bool:
         """Whether there are any."""
 
-    def rows(self) -> Iterator[Row | None]:
-        """Each row once; None for a step on the way to the next."""
+    def count(self) -> Iterator[None]:
+        """Count what still has to be counted, in small steps."""
+
+    def rows(self) -> Iterable[Row]:
+        """All rows, once they are counted."""
 
 
 class Window:
     """All that was recorded between two hand-overs, and which names were hidden in ``OTHER`` by then."""
 
-    __slots__ = ("_max_rows", "_num_rows", "_rows", "_series", "_source", "_total", "details", "hidden")
+    __slots__ = ("_collected", "_max_rows", "_num_rows", "_series", "_source", "_total", "details", "hidden")
 
     def __init__(
         self,
@@ -236,7 +254,8 @@ class Window:
         self.hidden = Distinct() if hidden is None else hidden
         self.details = Details() if details is None else details
         self._source = source
-        self._rows = iter(()) if source is None else source.rows()
+        self._collected: Iterator[Row] | None = None
+        """What is left of the source's rows, once they are asked for."""
         self._max_rows = max_rows
         self._num_rows = 0
         self._series: dict[Key, Series] = {}
@@ -247,8 +266,36 @@ class Window:
         """How many names share the series ``OTHER``."""
         return len(self.hidden)
 
+    @property
+    def num_requests(self) -> int:
+        """All requests of the window."""
+        return sum(values[0] for _, _, values in self.rows())
+
+    @property
+    def series(self) -> dict[Key, Series]:
+        """The series by key."""
+        for _ in self.collect():
+            pass
+        return self._series
+
+    def count(self) -> Iterator[None]:
+        """Count all that still waits, in small steps: time for others in between."""
+        if self._source is not None:
+            yield from self._source.count()
+
+    def collect(self) -> Iterator[None]:
+        """Count all that still waits and sort it by series, in small steps."""
+        if self._source is None:
+            return
+        yield from self.count()
+        if self._collected is None:
+            self._collected = iter(self._source.rows())
+        for key, status_code, values in self._collected:
+            self.place(key, status_code).add(*values)
+            yield
+
     def settle(self) -> Iterator[None]:
-        """Count and add up all that still waits, in small steps: time for others in between."""
+        """Count all that still waits, sort it by series and add it up, in small steps."""
         yield from self.collect()
         if self._total is None:
             total = Numbers()
@@ -259,105 +306,61 @@ class Window:
                 yield
             self._total = total
 
-    def collect(self) -> Iterator[None]:
-        """Count all that still waits, in small steps, without adding it up."""
-        for row in self._rows:
-            if row is not None:
-                self.add(*row)
-            yield
-
-    @property
-    def num_requests(self) -> int:
-        """All requests of the window."""
-        return sum(numbers.num_requests for series in self.series.values() for numbers in series.statuses.values())
-
-    @property
-    def series(self) -> dict[Key, Series]:
-        """The series by key."""
-        for _ in self.collect():
-            pass
-        return self._series
-
-    def add(self, key: Key, status_code: int, numbers: Numbers) -> None:
-        """Take *numbers* over as requests of that series and status code, or of no status code if there is no room."""
-        series = self._series.get(key)
-        present = None if series is None else series.statuses.get(status_code)
-        if series is None or present is None:
-            series, status_code = self._place(key, status_code)
-            series.add(status_code, numbers)
-            return
-        # Most of what workers report has its place already: straight there, as each call costs as much as a sum.
-        self._total = series._total = None
-        present.merge(numbers)
-
-    def merge(self, other: Window, names: Names | None = None) -> Iterator[None]:
-        """Add what *other* recorded, in small steps; *other* stays as it is.
-
-        With *names*, only the series that they admit keep theirs.
-        """
-        yield from other.collect()
-        for key, their_series in other.series.items():
-            own_key = key if names is None else names.admit(key)
-            for their_code, numbers in their_series.statuses.items():
-                series, status_code = self._place(own_key, their_code)
-                series.merge(status_code, numbers)
-            yield
-        self._merge_rest(other, names)
-
-    def absorb(self, other: Window, names: Names | None = None) -> Generator[None, None, int]:
-        """Add what *other* recorded, in small steps, as :meth:`merge` does; *other* is used up, which is quicker.
-
-        Returns how many requests that were.
-        """
-        num_requests = num_rows = 0
-        their_key: Key | None = None
-        for row in other._take_rows():
-            if row is None:
-                yield
-                continue
-            key, status_code, numbers = row
-            if key is not their_key:  # most reports have the rows of a series one behind the other
-                their_key, own_key = key, key if names is None else names.admit(key)
-            num_requests += numbers.num_requests
-            self.add(own_key, status_code, numbers)
-            num_rows += 1
-            if num_rows % ROWS_AT_ONCE == 0:
-                yield
-        self._merge_rest(other, names)
-        return num_requests
-
-    def _merge_rest(self, other: Window, names: Names | None) -> None:
-        """Add what *other* has besides rows; *other* stays as it is."""
-        self.details.merge(other.details, names.admit if names is not None else lambda key: key)
-        self.hidden.merge(other.hidden)
-
-    def _take_rows(self) -> Iterator[Row | None]:
-        """All rows, which the window thereby loses."""
-        return chain(self._take_series(), self._rows)
-
-    def _take_series(self) -> Iterator[Row]:
-        while self._series:
-            key, series = self._series.popitem()
-            for status_code, numbers in series.statuses.items():
-                yield key, status_code, numbers
-
-    def _place(self, key: Key, status_code: int) -> tuple[Series, int]:
-        """Where requests of that series and status code belong."""
-        self._total = None
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = Series()
-        if status_code not in series.statuses and status_code != NO_STATUS:
-            if self._num_rows >= self._max_rows:
-                return series, NO_STATUS
-            self._num_rows += 1
-        return series, status_code
-
     def total(self) -> Numbers:
         """All requests of the window together; not to be changed."""
         for _ in self.settle():
             pass
         return self._total or Numbers()
+
+    def rows(self) -> Iterable[Row]:
+        """All rows; those of a source as they come, which is quicker than to have them sorted by series first."""
+        if self._source is not None and self._collected is None and not self._series:
+            for _ in self.count():
+                pass
+            return self._source.rows()
+
+        return (
+            (key, status_code, values_of(numbers))
+            for key, series in self.series.items()
+            for status_code, numbers in series.statuses.items()
+        )
+
+    def place(self, key: Key, status_code: int) -> Numbers:
+        """Where requests of that series and status code are counted; without a status code if there is no room."""
+        self._total = None
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Series()
+        series.forget_total()
+        present = series.statuses.get(status_code)
+        if present is not None:
+            return present
+
+        if status_code != NO_STATUS:
+            if self._num_rows >= self._max_rows:
+                return series.statuses.setdefault(NO_STATUS, Numbers())
+            self._num_rows += 1
+        series.statuses[status_code] = numbers = Numbers()
+        return numbers
+
+    def merge(self, other: Window, names: Names | None = None) -> Generator[None, None, int]:
+        """Add what *other* recorded, in small steps; *other* stays as it is.
+
+        With *names*, only the series that they admit keep theirs. Returns how many requests that were.
+        """
+        yield from other.count()
+        num_requests = 0
+        their_key: Key | None = None
+        for number, (key, status_code, values) in enumerate(other.rows(), 1):
+            if key is not their_key:  # often rows of a series follow each other
+                their_key, own_key = key, key if names is None else names.admit(key)
+            self.place(own_key, status_code).add(*values)
+            num_requests += values[0]
+            if number % ROWS_AT_ONCE == 0:
+                yield
+        self.details.merge(other.details, names.admit if names is not None else lambda key: key)
+        self.hidden.merge(other.hidden)
+        return num_requests
 
     def __bool__(self) -> bool:
         return bool(self._series or self._source or self.details)

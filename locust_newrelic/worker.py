@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -101,7 +101,7 @@ class Worker(Reporter):
     def _on_reset(self) -> None:
         """What was not reported is gone for Locust, but not for us."""
         self._end_window()
-        self._parts = deque((replace(part, was_reset=True) for part in self._parts), maxlen=MOST_PARTS)
+        self._parts = deque((part._replace(was_reset=True) for part in self._parts), maxlen=MOST_PARTS)
 
     def _on_quit(self, **_: object) -> None:
         """Locust has sent its last report. Our listeners stay: older Locusts skip others if one goes meanwhile."""
@@ -160,7 +160,7 @@ class Worker(Reporter):
                 if self._recording is not None and self._recording.cadence.is_over:
                     self._end_window()
                 for part in list(self._parts):  # all of this so that there is less to do when the report is due
-                    in_steps(part.window.collect())
+                    in_steps(part.window.count())
                 if self._recording is not None:
                     in_steps(self._recording.recorder.count_aside())
             except Exception as error:

@@ -84,39 +84,35 @@ def test_more_series_than_a_run_may_have(arrived, max_series):
 
 
 @given(st.lists(fired), st.lists(fired), st.booleans())
-def test_absorbing_is_merging(here, there, is_counted):
-    """A part that is used up leaves the same as one that is merged, and its requests are counted."""
-    merged, absorbed = make_window(here), make_window(here)
-    part = make_window(there)
-    if is_counted:
+def test_merging_tells_how_many(here, there, is_sorted):
+    """A part that is merged has its requests counted, whether it was sorted by series before or not, and keeps them."""
+    whole, part, num_merged = make_window(here), make_window(there), []
+    if is_sorted:
         for _ in part.settle():
             pass
-    for _ in merged.merge(make_window(there)):
-        pass
-    num_absorbed = []
 
-    def absorb():
-        num_absorbed.append((yield from absorbed.absorb(part)))
+    def merge():
+        num_merged.append((yield from whole.merge(part)))
 
-    for _ in absorb():
+    for _ in merge():
         pass
 
-    assert absorbed == merged
-    assert num_absorbed == [len(there)]
-    assert told(absorbed) == told(make_window([*here, *there]))
+    assert num_merged == [len(there)]
+    assert told(whole) == told(make_window([*here, *there]))
+    assert told(part) == told(make_window(there))
 
 
-def test_absorbing_goes_in_small_steps():
-    """In no step more than a few rows are added, whether they were counted before or are counted meanwhile."""
-    for is_counted in (False, True):
-        recorder, absorbed = Recorder(SCALE, MANY), Window()
+def test_merging_goes_in_small_steps():
+    """In no step more than a few rows are added, whether they were sorted before or not."""
+    for is_sorted in (False, True):
+        recorder, whole = Recorder(SCALE, MANY), Window()
         for number in range(10 * ROWS_AT_ONCE):
             fire(recorder, name=f"/{number}")
         part = recorder.take()
-        if is_counted:
+        if is_sorted:
             for _ in part.collect():
                 pass
-        sizes = [0, *(len(absorbed.series) for _ in absorbed.absorb(part)), len(absorbed.series)]
+        sizes = [0, *(len(whole.series) for _ in whole.merge(part)), len(whole.series)]
 
         assert sizes[-1] == 10 * ROWS_AT_ONCE
         assert max(after - before for before, after in pairwise(sizes)) == ROWS_AT_ONCE

@@ -17,7 +17,7 @@ from test_recorder import odd_requests
 
 from locust_newrelic.acceptable import LONGEST_NAME, acceptable
 from locust_newrelic.config import MOST_BUCKETS
-from locust_newrelic.details import Recorded, Samples
+from locust_newrelic.details import Details, Recorded
 from locust_newrelic.dictionary import DICTIONARY, MOST_USER_ATTRIBUTES, OWN_NAMES, why_not_an_attribute
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
@@ -676,7 +676,7 @@ def test_far_moments(hours):
 def test_the_rate_of_samples(bound, rate):
     """A request's sample_rate is the rate asked for or, where there were too many, the share that was kept."""
     window = detailed_window()
-    (sample,), window.details.samples = window.details.samples, Samples()
+    (sample,), window.details = window.details.samples, Details()
     window.details.samples.add(replace(sample, lot=0.1))
     window.details.samples.lower(bound)
     (event,) = of_type(payload_of_details().window_events(window, make_interval(), Totals()), "LocustRequest")
@@ -794,7 +794,7 @@ def test_the_volume(num_endpoints):
 def test_the_endpoints_of_a_long_run():
     """More requests in a bin than it can count stay the most it can."""
     endpoint, numbers = Endpoint(), Numbers()
-    numbers.bins = {5: 2**32 - 10}
+    numbers.num_requests, numbers.bins = 2**32 - 10, {5: 2**32 - 10}
     for _ in range(3):
         endpoint.add(numbers)
 

@@ -20,7 +20,7 @@ from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.own import Own
 from locust_newrelic.payload import PHASE_STOP, Interval, Node, Payload, Totals
-from locust_newrelic.plain import MalformedError, packed, unpacked
+from locust_newrelic.plain import MalformedError, packed, packed_columns, unpacked
 from locust_newrelic.recorder import Recorder
 from locust_newrelic.relay import NUM_OFFSETS, Part, Report, RunOptions, UnknownVersionError, WorkerClock, pack, unpack
 from locust_newrelic.window import Distinct, Key, Names, Window
@@ -183,24 +183,32 @@ def make_payload(dimensions):
 
 
 WORDS = {
-    *"report version sent_at windows window start buckets reset health hidden run names series status failures".split(),
-    *"untimed length total min max sizes bins counts loose_sizes loose".split(),
-    *"dimensions values details errors exceptions samples bound events refused".split(),
+    *"report version sent_at windows window start buckets reset health hidden run names rows series status".split(),
+    *"failures length times loose histograms sizes bins counts".split(),
+    *"dimensions values details errors exceptions samples bound records events refused".split(),
     "columns of different length",
     "min above max",
 }
 
 
+def rows_of(*, series=(0,), status=(200,), failures=(0,), untimed=(0,), loose_sizes=(0,)):
+    """The columns of whole numbers, of one row unless they are longer."""
+    return packed_columns(series, status, failures, untimed, loose_sizes)
+
+
+def histograms_of(sizes, bins, counts):
+    """Histograms, one behind the other."""
+    return {"sizes": packed(sizes), "bins": packed(bins), "counts": packed(counts)}
+
+
 MOST = 2**53
 ALL_BINS = list(range(1, len(SCALE.edges)))
 EXTREMES = {
-    "counts in every bin": {
-        "sizes": [len(ALL_BINS)], "bins": packed(ALL_BINS), "counts": packed([MOST] * len(ALL_BINS)),
-    },
-    "failures": {"failures": [MOST], "untimed": [MOST]},
+    "counts in every bin": {"histograms": histograms_of([len(ALL_BINS)], ALL_BINS, [MOST] * len(ALL_BINS))},
+    "failures": {"rows": rows_of(failures=[MOST], untimed=[MOST], loose_sizes=[1])},
     "the smallest hashes": {"hidden": list(range(Distinct.SIZE + 1))},
     "the largest hashes": {"hidden": list(range(Distinct.SPAN - Distinct.SIZE - 1, Distinct.SPAN))},
-    "a sum": {"total": [1.7e308]},
+    "a sum": {"times": [1.7e308, 1.0, 1.0]},
     "a content length": {"length": [1.7e308]},
     "a negative content length": {"length": [-1.7e308]},
     "health": {"health": [MOST] * 7},
@@ -249,24 +257,31 @@ def test_other_buckets():
         unpack(there, Scale((100, 1001)))
 
 
+NO_LOOSE = {"rows": rows_of(), "loose": packed(array("H"))}
 IMPOSSIBLE = {
     "a bin that is none": ({"loose": packed(array("H", [1, 65_000]))}, "loose"),
     "bin 0, which is no time": ({"loose": packed(array("H", [0, 1]))}, "loose"),
     "half a number": ({"loose": [2, b"\1\0\1"]}, "loose"),
     "numbers of another size": ({"loose": packed([1, 1])}, "loose"),
-    "a bin twice": ({"sizes": [2], "bins": packed([5, 5]), "counts": packed([1, 1])}, "bins"),
-    "a bin beyond the last": ({"sizes": [1], "bins": packed([65_000]), "counts": packed([1])}, "bins"),
-    "a bin of nothing": ({"sizes": [1], "bins": packed([5]), "counts": packed([0])}, "counts"),
-    "a count beyond all": ({"sizes": [1], "bins": packed([5]), "counts": packed([2**60])}, "counts"),
-    "fewer counts than bins": ({"sizes": [2], "bins": packed([5, 6]), "counts": packed([1])}, "columns"),
-    "fewer bins than sizes": ({"sizes": [2]}, "columns"),
-    "more failures than requests": ({"failures": [3]}, "failures"),
-    "a name that is not there": ({"series": [1]}, "series"),
+    "a bin twice": (NO_LOOSE | {"histograms": histograms_of([2], [5, 5], [1, 1])}, "bins"),
+    "a bin beyond the last": (NO_LOOSE | {"histograms": histograms_of([1], [65_000], [1])}, "bins"),
+    "a bin of nothing": (NO_LOOSE | {"histograms": histograms_of([1], [5], [0])}, "counts"),
+    "a count beyond all": (NO_LOOSE | {"histograms": histograms_of([1], [5], [2**60])}, "counts"),
+    "fewer counts than bins": (NO_LOOSE | {"histograms": histograms_of([2], [5, 6], [1])}, "columns"),
+    "fewer bins than sizes": (NO_LOOSE | {"histograms": histograms_of([2], [5], [1])}, "columns"),
+    "a histogram without a row": (NO_LOOSE | {"histograms": histograms_of([1, 1], [5, 5], [1, 1])}, "columns"),
+    "fewer loose bins than their sizes": ({"rows": rows_of(loose_sizes=[3])}, "columns"),
+    "more failures than requests": ({"rows": rows_of(failures=[3], loose_sizes=[2])}, "failures"),
+    "a name that is not there": ({"rows": rows_of(series=[1], loose_sizes=[2])}, "series"),
     "half a name": ({"names": ["GET"]}, "names"),
-    "a minimum above the maximum": ({"min": [9.0]}, "min above max"),
-    "no such status": ({"status": [10_000]}, "status"),
-    "no sum": ({"total": []}, "columns"),
-    "a sum that is none": ({"total": [math.nan]}, "total"),
+    "a minimum above the maximum": ({"times": [3.0, 9.0, 2.0]}, "min above max"),
+    "a maximum above all": ({"times": [3.0, 1.0, 1e16]}, "times"),
+    "no such status": ({"rows": rows_of(status=[10_000], loose_sizes=[2])}, "status"),
+    "half a row": ({"rows": packed(array("I", [0, 200, 0, 0]))}, "rows"),
+    "a number beyond all": ({"rows": rows_of(untimed=[2**60], loose_sizes=[2])}, "rows"),
+    "no content length": ({"length": []}, "columns"),
+    "no sum": ({"times": []}, "columns"),
+    "a sum that is none": ({"times": [math.nan, 1.0, 2.0]}, "times"),
     "half of the health": ({"health": [0.0] * 6}, "health"),
     "health that is no number": ({"health": [0.0, 1.0, math.nan, 0.0, 0.0, 0.0, 0.0]}, "health"),
     "health without end": ({"health": [0.0, 1.0, math.inf, 0.0, 0.0, 0.0, 0.0]}, "health"),
@@ -446,38 +461,46 @@ def test_malformed_details(data):
     assert report is None or {why_refused(event) for event in events_of(report, DIMENSIONS)} == {None}
 
 
+FAILURES = ["details", "failures", "failures"]
 MALFORMED = {
     "details that are none": (["details"], 7, "details"),
-    "no failures": (["details", "failures"], [], "failures"),
-    "failures of unequal columns": (["details", "failures", 1], [], "failures"),
-    "a failure of no endpoint": (["details", "failures", 0], [1], "failures"),
-    "a failure that never was": (["details", "failures", 3], [0], "failures"),
-    "too many failures": (["details", "failures"], [[0] * 202, ["x"] * 202, ["y"] * 202, [1] * 202], "failures"),
-    "an error too long": (["details", "failures", 2], ["x" * 4097], "failures"),
+    "details of another kind": (["details"], {"other": []}, "details"),
+    "failures that are none": (["details", "failures"], [], "failures"),
+    "no failures": (["details", "failures", "failures"], [], "failures"),
+    "failures of unequal columns": (FAILURES, packed(array("I", [0, 0, 0, 1, 1])), "failures"),
+    "a failure of no endpoint": (FAILURES, packed_columns([1], [0], [1], [1]), "failures"),
+    "a failure of no error": (FAILURES, packed_columns([0], [0], [2], [1]), "failures"),
+    "a failure that never was": (FAILURES, packed_columns([0], [0], [1], [0]), "failures"),
+    "too many failures": (FAILURES, packed_columns(*[[0] * 1002] * 3, [1] * 1002), "failures"),
+    "an error too long": (["details", "failures", "errors"], ["x" * 4097, "y"], "errors"),
     "an exception that never was": (["details", "exceptions", 4], [-1], "exceptions"),
     "an exception that is no text": (["details", "exceptions", 3], [None], "exceptions"),
     "too many exceptions": (["details", "exceptions"], [["x"] * 52] * 4 + [[1] * 52], "exceptions"),
-    "a bound above all": (["details", "bound"], 1.5, "bound"),
-    "a lot above all": (["details", "samples", 0], [1.5], "samples"),
-    "a lot that is none": (["details", "samples", 0], [math.nan], "samples"),
-    "a sample of no endpoint": (["details", "samples", 1], [1], "samples"),
-    "a sample of no moment": (["details", "samples", 2], [0.5], "samples"),
-    "a sample that took for ever": (["details", "samples", 3], [1e16], "samples"),
-    "a status that is none": (["details", "samples", 5], [10_000], "samples"),
-    "an address too long": (["details", "samples", 6], ["x" * 4097], "samples"),
-    "a context that is none": (["details", "samples", 9], [None], "samples"),
-    "a context of another name": (["details", "samples", 9], [{"name": 1}], "samples"),
-    "a context of nested things": (["details", "samples", 9], [{"context.a": [1]}], "samples"),
-    "a context too large": (["details", "samples", 9], [{f"context.a{n}": 1 for n in range(255)}], "samples"),
-    "too many samples": (["details", "samples"], [[0.5] * 1001] * 10, "samples"),
-    "an event of New Relic's": (["details", "events", 0], ["Metric"], "events"),
-    "an event of no type": (["details", "events", 0], [["Order"]], "events"),
-    "an event of no moment": (["details", "events", 1], [-1], "events"),
-    "an event of a far moment": (["details", "events", 1], [2**53 + 1], "events"),
-    "an event with a reserved name": (["details", "events", 2], [{"nr.a": 1}], "events"),
-    "an event with a truth": (["details", "events", 2], [{"a": True}], "events"),
-    "too many events": (["details", "events"], [["Order"] * 1001, [1] * 1001, [{}] * 1001], "events"),
-    "fewer than none refused": (["details", "refused"], -1, "refused"),
+    "a bound above all": (["details", "samples", "bound"], 1.5, "bound"),
+    "a lot above all": (["details", "samples", "samples", 0], [1.5], "samples"),
+    "a lot that is none": (["details", "samples", "samples", 0], [math.nan], "samples"),
+    "a sample of no endpoint": (["details", "samples", "samples", 1], [1], "samples"),
+    "a sample of no moment": (["details", "samples", "samples", 2], [0.5], "samples"),
+    "a sample that took for ever": (["details", "samples", "samples", 3], [1e16], "samples"),
+    "a status that is none": (["details", "samples", "samples", 5], [10_000], "samples"),
+    "an address too long": (["details", "samples", "samples", 6], ["x" * 4097], "samples"),
+    "a context that is none": (["details", "samples", "samples", 9], [None], "samples"),
+    "a context of another name": (["details", "samples", "samples", 9], [{"name": 1}], "samples"),
+    "a context of nested things": (["details", "samples", "samples", 9], [{"context.a": [1]}], "samples"),
+    "a context too large": (
+        ["details", "samples", "samples", 9],
+        [{f"context.a{n}": 1 for n in range(255)}],
+        "samples",
+    ),
+    "too many samples": (["details", "samples", "samples"], [[0.5] * 1001] * 10, "samples"),
+    "an event of New Relic's": (["details", "records", "events", 0], ["Metric"], "events"),
+    "an event of no type": (["details", "records", "events", 0], [["Order"]], "events"),
+    "an event of no moment": (["details", "records", "events", 1], [-1], "events"),
+    "an event of a far moment": (["details", "records", "events", 1], [2**53 + 1], "events"),
+    "an event with a reserved name": (["details", "records", "events", 2], [{"nr.a": 1}], "events"),
+    "an event with a truth": (["details", "records", "events", 2], [{"a": True}], "events"),
+    "too many events": (["details", "records", "events"], [["Order"] * 1001, [1] * 1001, [{}] * 1001], "events"),
+    "fewer than none refused": (["details", "records", "refused"], -1, "refused"),
     "too few values": (["values"], ["a"], "names"),
     "a value that is no text": (["values"], ["a", 7], "values"),
     "a value too long": (["values"], ["a", "x" * 4097], "values"),
