@@ -174,12 +174,13 @@ class Distribution:
 
     def _at(self, rank: int, low: float, high: float) -> float:
         """The response time of that rank, counted from 0."""
+        totals = self._totals
         if rank == 0:
             return low
-        if rank >= self.count - 1:
+        if rank >= totals[-1] - 1:
             return high
-        middle = self._scale.middles[self._indexes[bisect_right(self._totals, rank)]]
-        return min(max(middle, low), high)
+        middle = self._scale.middles[self._indexes[bisect_right(totals, rank)]]
+        return low if middle < low else min(middle, high)
 
 
 def merge(bins: Bins, other: Mapping[int, int]) -> None:
@@ -189,3 +190,27 @@ def merge(bins: Bins, other: Mapping[int, int]) -> None:
         return
     for index, count in other.items():
         bins[index] = bins.get(index, 0) + count
+
+
+LARGEST_JOINED = (1 << 32) - 1
+
+
+def joined(bins: Bins) -> int:
+    """A histogram as one integer, 32 bits for each bin: the sum of two of them is that of the histograms.
+
+    As long as there are at most ``LARGEST_JOINED`` response times in all; raises OverflowError for a bin with more.
+    """
+    counts = array("I", bytes(4 * (max(bins, default=-1) + 1)))
+    for index, count in bins.items():
+        counts[index] = count
+    if sys.byteorder == "big":
+        counts.byteswap()
+    return int.from_bytes(counts, "little")
+
+
+def separated(total: int) -> Bins:
+    """The histogram of which :func:`joined` made that integer."""
+    counts = array("I", total.to_bytes((total.bit_length() + 31) // 32 * 4, "little"))
+    if sys.byteorder == "big":
+        counts.byteswap()
+    return {index: count for index, count in enumerate(counts) if count}

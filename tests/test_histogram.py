@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locust_newrelic.histogram import LARGEST_MS, RELATIVE_ERROR, Scale, merge
+from locust_newrelic.histogram import LARGEST_MS, RELATIVE_ERROR, Scale, joined, merge, separated
 
 LIMITS_MS = (100, 250, 500, 1000, 2500, 5000, 10000)
 SCALE = Scale(LIMITS_MS)
@@ -158,6 +158,16 @@ def test_merging_in_any_order_and_grouping(data, groups):
 
     assert together([together(parts[:cut]), together(parts[cut:])]) == expected
     assert functools.reduce(lambda right, left: together([left, right]), parts, {}) == expected
+
+
+counts = st.dictionaries(st.integers(0, len(SCALE.edges)), st.integers(1, 2**31 - 1))
+
+
+@given(counts, counts)
+def test_joined_histograms_add_up(here, there):
+    """Two histograms, each as one integer, are their sum when they are added; none is nothing."""
+    assert separated(joined(here)) == here
+    assert separated(joined(here) + joined(there)) == Counter(here) + Counter(there)
 
 
 @given(times, times)
