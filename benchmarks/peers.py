@@ -191,6 +191,7 @@ class Ours(Candidate):
             delivery.put(events)
             num_events += len(events)
             gevent.sleep(BREATH_S)
+        in_steps(window.clear())
         while delivery.num_queued:
             gevent.sleep(0.001)
         assert delivery.num_sent == num_events

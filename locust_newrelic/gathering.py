@@ -81,7 +81,7 @@ class Gathering:
         slot.interval, slot.due_s, slot.is_needed = interval, due_s, is_needed
 
     def add(self, part: Window, node: Node, start_ms: int, stats_epoch: int, *, due_s: float) -> Iterator[None]:
-        """Count in, in small steps, what a process recorded in a window, or in a part of it.
+        """Count in, in small steps, what a process recorded in a window, or in a part of it; *part* is used up.
 
         *due_s* is when the window is due unless it is cut first.
         """
@@ -92,6 +92,7 @@ class Gathering:
         node = replace(node, num_requests=num_requests)  # it may be that of other windows, too
         name = node.name
         slot.nodes[name] = slot.nodes[name].then(node) if name in slot.nodes else node
+        yield from part.clear()
 
     def take_due(self, now_s: float, stats_epoch: int) -> list[Slot]:
         """The windows that are due, and those of former epochs, to which nothing is added any more."""

@@ -16,6 +16,7 @@ from .acceptable import LONGEST_VALUE, acceptable, address_only, with_acceptable
 from .details import MOST_FAILURES, Details, Error, Failure, Recorded, Sample, UserException
 from .histogram import LARGEST_MS, Scale
 from .window import (
+    FREED_AT_ONCE,
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
     LONGEST_NAME,
@@ -31,7 +32,7 @@ from .window import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from .acceptable import Attributes
@@ -43,11 +44,14 @@ LONGEST_PENDING, MOST_PENDING = 2_000, 80_000
 MOST_OF_CONTEXT, LONGEST_OF_CONTEXT = 50, 256
 """Keys of a sampled request's context that are kept, and characters of the text under each of them."""
 
-MANY_PENDING = 1_000
-"""Requests of all kinds that are worth counting before their window ends."""
+MANY_PENDING = 50
+"""So many requests of a kind are worth counting before their window ends."""
 
 _Pending = dict["int | None", dict[str, dict[Any, list[Any]]]]
 """By status code, method and name (or name and dimensions): response time and content length, one after the other."""
+
+_Kinds = dict["int | None", dict[str, dict[Any, "Kind"]]]
+"""What requests are, by the same."""
 
 _CUT = "...\n"
 
@@ -66,9 +70,9 @@ class Counts:
     """The numbers of a window by series and status code, and the requests that wait to be counted there."""
 
     def __init__(self, scale: Scale, max_places: int) -> None:
-        self.waiting: list[tuple[Kind, list[Any]]] = []
-        """Requests of a kind: response times and content lengths by turns."""
-        self._counted: dict[tuple[Key, int], Values] = {}
+        self.waiting: list[tuple[dict[Any, list[Any]], dict[Any, Kind]]] = []
+        """Requests by place, response times and content lengths by turns, and the kinds of these places."""
+        self._counted: dict[tuple[Key, int], Row] = {}
         self._summed: dict[tuple[Key, int], Numbers] = {}
         """Where more came than what was counted first; most places have no more than that."""
         self._scale = scale
@@ -80,26 +84,38 @@ class Counts:
     def count(self) -> Iterator[None]:
         """Count what waits, in small steps."""
         while self.waiting:
-            self.count_many(*self.waiting.pop())
-            yield
+            requests, kinds = self.waiting[-1]
+            if requests:
+                place, times_and_lengths = requests.popitem()
+                self.count_many(kinds[place], times_and_lengths)
+                yield
+            else:
+                self.waiting.pop()
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterable[Row]:
         """What is counted."""
-        if not self._counted:
-            return iter(())
-        if self._summed:
-            self._counted.update((place, values_of(numbers)) for place, numbers in self._summed.items())
-        keys, status_codes = zip(*self._counted, strict=True)
-        return zip(keys, status_codes, self._counted.values(), strict=True)
+        if not self._summed:
+            return self._counted.values()
+        return (
+            (*place, values_of(self._summed[place])) if place in self._summed else row
+            for place, row in self._counted.items()
+        )
 
-    def count_one(self, kind: Kind, response_time_ms: float, content_length: float) -> None:
+    def clear(self) -> Iterator[None]:
+        """Forget most of it, in small steps."""
+        for places in (self._summed, self._counted):
+            while len(places) > FREED_AT_ONCE:
+                for _ in range(FREED_AT_ONCE):
+                    places.popitem()
+                yield
+
+    def count_one(self, kind: Kind, time_ms: float, content_length: float) -> None:
         """Count one request."""
         try:
-            bins = array("H", [self._scale.index(response_time_ms)])
+            bins = array("H", [self._scale.index(time_ms)])
         except ValueError:
             self._add(kind, (1, kind.failed, 1, content_length, 0.0, math.inf, -math.inf, NO_BINS, NONE_LOOSE))
         else:
-            time_ms = response_time_ms
             self._add(kind, (1, kind.failed, 0, content_length, time_ms, time_ms, time_ms, NO_BINS, bins))
 
     def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
@@ -133,11 +149,12 @@ class Counts:
             place = (kind.key, NO_STATUS)
 
         if place not in self._counted:
-            self._counted[place] = values
+            self._counted[place] = (*place, values)
             return
         if place not in self._summed:
+            _, _, before = self._counted[place]
             self._summed[place] = Numbers()
-            self._summed[place].add(*self._counted[place])
+            self._summed[place].add(*before)
         self._summed[place].add(*values)
 
 
@@ -150,7 +167,8 @@ class Recorder:
     - The listener only finds the list of its kind of request (by outcome, status code, method and name) and appends the
       response time and the content length to it. It is a closure over plain dicts, without a single attribute access.
     - A list that has become long is counted as a whole, at a fraction of what it costs to count one by one. The others
-      are handed over with their window, to be counted later, bit by bit.
+      are handed over with their window, to be counted later, bit by bit: all names at once, however many they are, so
+      the first request of a kind in a window is one for which there is no list yet.
     - All that is unusual (the first request of its kind in a run, a value that is odd in any way) goes to
       :meth:`record`, which is as careful as it is slow.
     - What not everybody wants has a listener of its own: :attr:`on_request` is another one with *dimensions*, and
@@ -181,8 +199,9 @@ class Recorder:
         self._known_failures: dict[tuple[Any, ...], Failure] = {}
         """What a method, place, class of exception and error are to the window: most errors come again."""
         self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
-        self._kinds: list[tuple[dict[Any, list[Any]], Any, Kind]] = []
-        """All kinds of requests that are put aside: where, and under what."""
+        self._kinds: tuple[_Kinds, _Kinds] = ({}, {})
+        """All that may be put aside there."""
+        self._num_kinds = 0
         on_request, self._set_longest = self._listener()
         self.on_request = self._dimensional_listener() if dimensions else on_request
         self.on_sample = self._sampler(sample_rate) if sample_rate > 0 else None
@@ -194,7 +213,7 @@ class Recorder:
 
     def _listener(self) -> tuple[Callable[..., None], Callable[[int], None]]:
         """The listener, and how to tell it the length from which a list is counted."""
-        passed, failure, count_pending, record = self._pending[False], self._failure, self._count_pending, self.record
+        passed, failure, first, count_pending = self._pending[False], self._failure, self._first, self._count_pending
         longest = self._longest = 2 * LONGEST_PENDING
 
         def on_request(
@@ -216,7 +235,7 @@ class Recorder:
                 else:
                     pending = passed[status_code][request_type][name]
             except Exception:
-                record(request_type, name, response_time, response_length, response, exception)
+                first(request_type, name, response_time, response_length, response, exception)
                 return
 
             pending += response_time, response_length  # in one step: a Ctrl-C between two would swap all that follow
@@ -231,7 +250,7 @@ class Recorder:
 
     def _dimensional_listener(self) -> Callable[..., None]:
         """The listener for requests that are counted by values of their context as well; it need not be as quick."""
-        passed, failure, count_pending, record = self._pending[False], self._failure, self._count_pending, self.record
+        passed, failure, first, count_pending = self._pending[False], self._failure, self._first, self._count_pending
         values_of = self._values_of
 
         def on_request(
@@ -253,7 +272,7 @@ class Recorder:
                 else:
                     pending = passed[status_code][request_type][place]
             except Exception:
-                record(request_type, name, response_time, response_length, response, exception, context)
+                first(request_type, name, response_time, response_length, response, exception, context)
                 return
 
             pending += response_time, response_length
@@ -269,11 +288,45 @@ class Recorder:
         """
         error = (request_type, place, type(exception), self._error_text(exception))
         failure = self._known_failures.get(error) or self._know(error)
-        pending = self._pending[True][status_code][request_type][place]
+        pending = self._list_of(True, status_code, request_type, place)
         self._details.failures.add(failure)
         if len(pending) + 2 >= self._longest:
             self._count_pending(pending, True, status_code, request_type, place)
         return pending
+
+    def _first(
+        self,
+        request_type: Any,
+        name: Any,
+        response_time: Any,
+        response_length: Any,
+        response: Any,
+        exception: Any,
+        context: Any = None,
+    ) -> None:
+        """Put a request aside for which the listener found no list, or count it: it may be unusual.
+
+        Most are the first of their kind in a window.
+        """
+        try:
+            values = self._values_of(context)
+            place = (name, values) if values else name
+            status_code = getattr(response, "status_code", None)
+            pending = None if exception else self._list_of(False, status_code, request_type, place)
+        except Exception:
+            pending = None
+
+        if pending is None:
+            self.record(request_type, name, response_time, response_length, response, exception, context)
+        else:
+            pending += response_time, response_length
+
+    def _list_of(self, failed: bool, status_code: Any, request_type: Any, place: Any) -> list[Any]:
+        """Where requests of a known kind are put aside; of no other: raises what the lookup raises."""
+        names = self._pending[failed][status_code][request_type]
+        if place not in names and place in self._kinds[failed][status_code][request_type]:
+            names[place] = []
+        return names[place]
 
     def _sampler(self, sample_rate: float) -> Callable[..., None]:
         """The listener that draws requests for the sample."""
@@ -352,32 +405,42 @@ class Recorder:
         return Window(counts, self.names.hidden.copy(), details, max_rows=self._max_kinds)
 
     def count_aside(self) -> Iterator[None]:
-        """Count what the listener has put aside, in small steps, if that is much: so there is less to do at a time.
+        """Count what the listener has put aside, in small steps, of kinds of which that is much.
 
-        The window may be taken meanwhile.
+        So there is less to do at a time. The window may be taken, and counted, meanwhile.
         """
-        num_pending = sum(len(names[place]) for names, place, _ in self._kinds)
-        if num_pending < 2 * MANY_PENDING:
-            return
-        self._hand_over_pending()
-        yield from self._counts.count()
+        counts = self._counts
+        much = [
+            (names, place, kinds[status_code][method][place])
+            for pending, kinds in zip(self._pending, self._kinds, strict=True)
+            for status_code, methods in pending.items()
+            for method, names in methods.items()
+            for place, requests in names.items()
+            if len(requests) >= 2 * MANY_PENDING
+        ]
+        for names, place, kind in much:
+            if names.get(place):
+                requests, names[place] = names[place], []
+                counts.count_many(kind, requests)
+            yield
 
     def forget_names(self) -> None:
         """Admit names from the beginning again, for a new run; what is not taken yet is kept."""
         self._hand_over_pending()
-        for kinds in self._pending:
-            kinds.clear()  # in place: the listener holds these very dicts
-        self._kinds.clear()
+        for pending in self._pending:
+            pending.clear()  # in place: the listener holds these very dicts
+        self._kinds, self._num_kinds = ({}, {}), 0
         self.names = Names(self._max_series)
 
     def _hand_over_pending(self) -> None:
-        """Leave what the listener has put aside to the open window."""
+        """Leave what the listener has put aside to the open window: all names at once, as they may be thousands."""
         waiting = self._counts.waiting
-        for names, place, kind in self._kinds:
-            pending = names[place]
-            if pending:
-                names[place] = []
-                waiting.append((kind, pending))
+        for pending, kinds in zip(self._pending, self._kinds, strict=True):
+            for status_code, methods in pending.items():
+                for method, names in methods.items():
+                    if names:
+                        waiting.append((names, kinds[status_code][method]))
+                        methods[method] = {}
 
     def _count_pending(self, pending: list[Any], failed: bool, status_code: Any, method: Any, place: Any) -> None:
         """Count what the listener has put aside for one kind of request."""
@@ -388,14 +451,16 @@ class Recorder:
 
     def _expect(self, kind: Kind, seen: int | None) -> None:
         """Let the listener find requests like this one, as long as there is room."""
-        if len(self._kinds) < self._max_kinds:
-            method, name, values = kind.key
-            names = self._pending[kind.failed].setdefault(seen, {}).setdefault(method, {})
-            place = (name, values) if values else name
-            if place not in names:
-                names[place] = []
-                self._kinds.append((names, place, kind))
-                self._set_longest(min(LONGEST_PENDING, MOST_PENDING // len(self._kinds) + 1))
+        if self._num_kinds >= self._max_kinds:
+            return
+        method, name, values = kind.key
+        kinds = self._kinds[kind.failed].setdefault(seen, {}).setdefault(method, {})
+        place = (name, values) if values else name
+        if place not in kinds:
+            kinds[place] = kind
+            self._pending[kind.failed].setdefault(seen, {}).setdefault(method, {})
+            self._num_kinds += 1
+            self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
 
     def _know(self, error: tuple[Any, ...]) -> Failure:
         method, place, kind, text = error

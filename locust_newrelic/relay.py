@@ -20,6 +20,7 @@ from .health import Health
 from .histogram import LARGEST_MS
 from .plain import MalformedError
 from .window import (
+    FREED_AT_ONCE,
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
     NO_BINS,
@@ -272,6 +273,12 @@ class _Rows:
     def rows(self) -> list[Row]:
         """All rows."""
         return self._rows
+
+    def clear(self) -> Iterator[None]:
+        """Forget most of them, in small steps."""
+        while len(self._rows) > FREED_AT_ONCE:
+            del self._rows[-FREED_AT_ONCE:]
+            yield
 
 
 def _read_histograms(data: object, num_rows: int, scale: Scale) -> list[Bins]:

@@ -474,6 +474,7 @@ class Sender(Reporter):
                 yield run.payload.node_event(*turn, slot.stats_epoch, {})
         self._warn_of_hidden_names(slot.window.num_hidden_names)
         self._warn_of_refused_events(run, slot.window.details.records.num_refused)
+        in_steps(slot.window.clear())
 
     def _sending(self) -> dict[str, int]:
         """What became of events since this was asked for last, and how many wait."""

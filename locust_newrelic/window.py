@@ -40,6 +40,9 @@ LONGEST_LOOSE = 2_000
 ROWS_AT_ONCE = 4
 """In so many rows at a time a window is added to another: each step has its price, as has a long time without one."""
 
+FREED_AT_ONCE = 20
+"""Of so many series or rows at a time the memory is freed."""
+
 
 def most_rows(max_series: int) -> int:
     """For how many pairs of series and status code a window keeps numbers."""
@@ -237,6 +240,9 @@ class Source(Protocol):
     def rows(self) -> Iterable[Row]:
         """All rows, once they are counted."""
 
+    def clear(self) -> Iterator[None]:
+        """Forget most of them, in small steps."""
+
 
 class Window:
     """All that was recorded between two hand-overs, and which names were hidden in ``OTHER`` by then."""
@@ -324,6 +330,15 @@ class Window:
             for key, series in self.series.items()
             for status_code, numbers in series.statuses.items()
         )
+
+    def clear(self) -> Iterator[None]:
+        """Forget most of it, in small steps, as to free thousands of rows takes ms; it is not to be used any more."""
+        while len(self._series) > FREED_AT_ONCE:
+            for _ in range(FREED_AT_ONCE):
+                self._series.popitem()
+            yield
+        if self._source is not None:
+            yield from self._source.clear()
 
     def place(self, key: Key, status_code: int) -> Numbers:
         """Where requests of that series and status code are counted; without a status code if there is no room."""

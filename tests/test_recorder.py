@@ -20,7 +20,7 @@ from test_window import SCALE, Odd, Page, custom, fired, on_request, record
 
 from locust_newrelic.acceptable import LONGEST_NAME, LONGEST_VALUE
 from locust_newrelic.details import MOST_ERRORS, MOST_FAILURES, OTHER_TEXT, Failure
-from locust_newrelic.recorder import LONGEST_PENDING, MOST_OF_CONTEXT, MOST_PENDING, Recorder
+from locust_newrelic.recorder import LONGEST_PENDING, MANY_PENDING, MOST_OF_CONTEXT, MOST_PENDING, Recorder
 from locust_newrelic.window import OTHER, Key
 
 NOW_MS = int(time.time()) * 1000
@@ -294,6 +294,45 @@ def test_few_requests_wait(settings):
             most = max(most, sum(map(len, waiting)) / 2)
     assert LONGEST_PENDING < most <= MOST_PENDING + 1000
     assert recorder.take().num_requests == 3 * MOST_PENDING
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 3 * MANY_PENDING)), max_size=8), st.data())
+def test_counting_aside(fired, data):
+    """Whenever requests, the end of a window and its counting come between: each request is in its window, once."""
+    recorder, open_window, windows = make_recorder(), Counter(), []
+    counting = recorder.count_aside()
+    for name, number in fired:
+        for _ in range(number):
+            fire(recorder, name=name)
+        open_window[name] += number
+        for step in data.draw(st.lists(st.sampled_from(["begin", "count", "take", "count the window"]), max_size=5)):
+            if step == "begin":
+                counting = recorder.count_aside()
+            elif step == "count":
+                next(counting, None)
+            elif step == "take":
+                windows.append((recorder.take(), open_window))
+                open_window = Counter()
+            elif windows:
+                next(windows[-1][0].settle(), None)
+    windows.append((recorder.take(), open_window))
+    for _ in counting:
+        pass
+
+    for window, expected in windows:
+        assert {key.name: series.total().num_requests for key, series in window.series.items()} == expected
+
+
+def test_what_is_counted_aside():
+    """Of a kind with many requests all are counted before the window ends, of others none."""
+    recorder = make_recorder()
+    for name, number in (("many", MANY_PENDING + 1), ("few", MANY_PENDING)):  # the first of a kind is not put aside
+        for _ in range(number):
+            fire(recorder, name=name)
+    assert len(list(recorder.count_aside())) == 1
+
+    waiting = recorder._pending[0][200]["GET"]
+    assert {name: len(requests) for name, requests in waiting.items()} == {"many": 0, "few": 2 * (MANY_PENDING - 1)}
 
 
 # -- samples -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,17 @@ from hypothesis import strategies as st
 
 from locust_newrelic.histogram import LARGEST_MS, Scale
 from locust_newrelic.recorder import LONGEST_PENDING, Recorder
-from locust_newrelic.window import LONGEST_NAME, NO_STATUS, OTHER, Distinct, Key, Names, Numbers, Window
+from locust_newrelic.window import (
+    FREED_AT_ONCE,
+    LONGEST_NAME,
+    NO_STATUS,
+    OTHER,
+    Distinct,
+    Key,
+    Names,
+    Numbers,
+    Window,
+)
 
 SCALE = Scale((100, 1000))
 ERROR = 1 / math.sqrt(Distinct.SIZE)  # one standard deviation of its estimate, relative
@@ -581,6 +592,21 @@ def test_a_merge_leaves_its_argument_alone(here, there):
     assert told(one) == told(make_window(here))
     assert told(other) == told(make_window(there))
     assert figures(whole.total()) == Plain.figures([*here, *there, *there])
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_a_large_window_is_forgotten_bit_by_bit(is_sorted):
+    """Of thousands of names, no step frees more than a few, and few are left to be freed with the window itself."""
+    recorder = Recorder(SCALE, 3_000)
+    for name in range(3_000):
+        fire(recorder, name=str(name))
+    window = recorder.take()
+    for _ in window.collect() if is_sorted else window.count():
+        pass
+    left = [len(list(window.rows())) for _ in window.clear()]
+
+    assert max(before - after for before, after in pairwise([3_000, *left])) == FREED_AT_ONCE
+    assert left[-1] <= FREED_AT_ONCE
 
 
 def test_what_is_counted_one_by_one_and_together():
