@@ -168,6 +168,8 @@ class Totals:
 
     numbers: Numbers = field(default_factory=Numbers)
     endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
+    slowest: tuple[tuple[str, str], float] | None = None
+    """The endpoint with the largest p95, and that in ms, once it was looked for."""
     peak_user_count: int = 0
     num_exceptions: int = 0
     ramp_up_s: float | None = None
@@ -315,7 +317,10 @@ class Payload:
     def whole_run(
         self, totals: Totals, duration_s: float, lost: Mapping[str, int], num_spooled: int = 0
     ) -> dict[str, Value | None]:
-        """What the stop event says of the run, *lost* being the events that will not arrive, by reason."""
+        """What the stop event says of the run, *lost* being the events that will not arrive, by reason.
+
+        Its slowest endpoint is to be found before.
+        """
         by_reason = {f"events_lost_{reason.replace(' ', '_')}": number for reason, number in lost.items()}
         return {
             **self._summary(totals.numbers, max(duration_s, 1.0)),
@@ -330,14 +335,22 @@ class Payload:
             "events_dropped": totals.num_dropped,
         }
 
+    def find_slowest(self, totals: Totals) -> Iterator[None]:
+        """Find the endpoint with the largest p95 of the run, in small steps: :meth:`whole_run` tells of it."""
+        for place, endpoint in list(totals.endpoints.items()):
+            times = self._scale.distribution(endpoint.bins)
+            if times.count >= _FEWEST_FOR_P95:
+                p95 = times.quantile(0.95)
+                if totals.slowest is None or p95 > totals.slowest[1]:
+                    totals.slowest = place, p95
+            yield
+
     def _worst(self, totals: Totals) -> dict[str, Value | None]:
         """The endpoints that deserve a look first."""
         worst: dict[str, Value | None] = {}
-        times = {place: self._scale.distribution(endpoint.bins) for place, endpoint in totals.endpoints.items()}
-        p95s = {place: known.quantile(0.95) for place, known in times.items() if known.count >= _FEWEST_FOR_P95}
-        slow = max(p95s, key=lambda place: p95s[place], default=None)
-        if slow is not None:
-            worst |= {"worst_p95_method": slow[0], "worst_p95_name": slow[1], "worst_p95": _rounded(p95s[slow])}
+        if totals.slowest is not None:
+            (method, name), p95 = totals.slowest
+            worst |= {"worst_p95_method": method, "worst_p95_name": name, "worst_p95": _rounded(p95)}
         failing = max(totals.endpoints, key=lambda place: totals.endpoints[place].num_failures, default=None)
         if failing is not None and (number := totals.endpoints[failing].num_failures):
             worst |= {

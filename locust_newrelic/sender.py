@@ -501,6 +501,7 @@ class Sender(Reporter):
             facts["approximate_workers"] = len(run.approximate)
         duration_s = (run.stopped_s or run.started_s) - run.started_s
         num_spooled = self._delivery.num_spooled - run.spooled_before if self._delivery else 0
+        in_steps(run.payload.find_slowest(run.totals))
         facts |= run.payload.whole_run(run.totals, duration_s, self._lost(run), num_spooled)
         yield run.payload.test_run(PHASE_STOP, run.stopped_ms, run.stats_epoch, facts)
         self._say_how_much(run, duration_s)
