@@ -111,38 +111,14 @@ class Counts:
 
     def count_one(self, kind: Kind, time_ms: float, content_length: float) -> None:
         """Count one request."""
-        try:
-            bins = array("H", [self._scale.index(time_ms)])
-        except ValueError:
-            self._add(kind, (1, kind.failed, 1, content_length, 0.0, math.inf, -math.inf, NO_BINS, NONE_LOOSE))
-        else:
-            self._add(kind, (1, kind.failed, 0, content_length, time_ms, time_ms, time_ms, NO_BINS, bins))
+        self.add(kind, _values_of_one(self._scale, kind.failed, time_ms, content_length))
 
     def count_many(self, kind: Kind, times_and_lengths: list[Any]) -> None:
         """Count requests of a kind: response time and content length of one after the other, whatever they are."""
-        times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
-        try:
-            total_ms, content_length = sum(times), sum(lengths)
-            low_ms, high_ms = float(min(times)), float(max(times))
-            # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
-            usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
-            usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
-            total_ms = float(total_ms)
-            bins = self._scale.indexes(times, low_ms, high_ms) if usual else NONE_LOOSE
-        except Exception:
-            usual = False
+        for values in values_of_many(self._scale, kind.failed, times_and_lengths):
+            self.add(kind, values)
 
-        if usual:
-            number = len(times)
-            failures = number if kind.failed else 0
-            self._add(kind, (number, failures, 0, content_length, total_ms, low_ms, high_ms, NO_BINS, bins))
-            return
-
-        for response_time, length in zip(times, lengths, strict=True):
-            if response_time is not _MISSING and length is not _MISSING:
-                self.count_one(kind, _number(response_time), _length(length))
-
-    def _add(self, kind: Kind, values: Values) -> None:
+    def add(self, kind: Kind, values: Values) -> None:
         """Add to the numbers of that series and status code, or of the series alone once the window has too many."""
         place = (kind.key, kind.status_code)
         if place not in self._counted and len(self._counted) >= self._max_places:
@@ -156,6 +132,37 @@ class Counts:
             self._summed[place] = Numbers()
             self._summed[place].add(*before)
         self._summed[place].add(*values)
+
+
+def values_of_many(scale: Scale, failed: bool, times_and_lengths: list[Any]) -> Iterator[Values]:
+    """What requests are together, or each of them if one is odd; response times and content lengths by turns."""
+    times, lengths = times_and_lengths[::2], times_and_lengths[1::2]
+    try:
+        total_ms, content_length = sum(times), sum(lengths)
+        low_ms, high_ms = float(min(times)), float(max(times))
+        # The sum tells of each: it is NaN if one is, and NumPy's, which may have overflown, if one is NumPy's.
+        usual = type(total_ms) in (float, int) and total_ms < math.inf and low_ms >= 0 and high_ms <= LARGEST_MS
+        usual = usual and type(content_length) is int and abs(content_length) < LARGEST_CONTENT_LENGTH
+        total_ms = float(total_ms)
+        bins = scale.indexes(times, low_ms, high_ms) if usual else NONE_LOOSE
+    except Exception:
+        usual = False
+
+    if usual:
+        number = len(times)
+        yield number, number if failed else 0, 0, content_length, total_ms, low_ms, high_ms, NO_BINS, bins
+        return
+    for response_time, length in zip(times, lengths, strict=True):
+        if response_time is not _MISSING and length is not _MISSING:
+            yield _values_of_one(scale, failed, _number(response_time), _length(length))
+
+
+def _values_of_one(scale: Scale, failed: bool, time_ms: float, content_length: float) -> Values:
+    try:
+        bins = array("H", [scale.index(time_ms)])
+    except ValueError:
+        return 1, int(failed), 1, content_length, 0.0, math.inf, -math.inf, NO_BINS, NONE_LOOSE
+    return 1, int(failed), 0, content_length, time_ms, time_ms, time_ms, NO_BINS, bins
 
 
 class Recorder:
@@ -231,7 +238,7 @@ class Recorder:
             try:
                 status_code = getattr(response, "status_code", None)
                 if exception:
-                    pending = failure(status_code, request_type, name, exception)
+                    pending = failure(status_code, request_type, name, exception, response_time, response_length)
                 else:
                     pending = passed[status_code][request_type][name]
             except Exception:
@@ -268,7 +275,7 @@ class Recorder:
                 values = values_of(context)
                 place = (name, values) if values else name
                 if exception:
-                    pending = failure(status_code, request_type, place, exception)
+                    pending = failure(status_code, request_type, place, exception, response_time, response_length)
                 else:
                     pending = passed[status_code][request_type][place]
             except Exception:
@@ -281,17 +288,23 @@ class Recorder:
 
         return on_request
 
-    def _failure(self, status_code: Any, request_type: Any, place: Any, exception: Any) -> list[Any]:
+    def _failure(
+        self, status_code: Any, request_type: Any, place: Any, exception: Any, response_time: Any, response_length: Any
+    ) -> list[Any]:
         """Where a failed request is to be put aside, after its error is noted; never as long as a list is counted at.
 
-        Raises what the lookup or foreign code raises; nothing is noted then.
+        Raises what the lookup or foreign code raises, and LookupError without a response time or length; nothing is
+        noted then.
         """
+        if response_time is _MISSING or response_length is _MISSING:
+            raise LookupError
         error = (request_type, place, type(exception), self._error_text(exception))
         failure = self._known_failures.get(error) or self._know(error)
         pending = self._list_of(True, status_code, request_type, place)
-        self._details.failures.add(failure)
         if len(pending) + 2 >= self._longest:
             self._count_pending(pending, True, status_code, request_type, place)
+            pending = self._list_of(True, status_code, request_type, place)  # odd times may have switched greenlets
+        self._details.failures.add(failure)
         return pending
 
     def _first(
@@ -318,8 +331,10 @@ class Recorder:
 
         if pending is None:
             self.record(request_type, name, response_time, response_length, response, exception, context)
-        else:
-            pending += response_time, response_length
+            return
+        pending += response_time, response_length
+        if len(pending) >= self._longest:
+            self._count_pending(pending, False, status_code, request_type, place)
 
     def _list_of(self, failed: bool, status_code: Any, request_type: Any, place: Any) -> list[Any]:
         """Where requests of a known kind are put aside; of no other: raises what the lookup raises."""
@@ -430,6 +445,7 @@ class Recorder:
         for pending in self._pending:
             pending.clear()  # in place: the listener holds these very dicts
         self._kinds, self._num_kinds = ({}, {}), 0
+        self._known_failures.clear()
         self.names = Names(self._max_series)
 
     def _hand_over_pending(self) -> None:
@@ -444,10 +460,10 @@ class Recorder:
 
     def _count_pending(self, pending: list[Any], failed: bool, status_code: Any, method: Any, place: Any) -> None:
         """Count what the listener has put aside for one kind of request."""
-        requests = pending.copy()
+        kind, requests = self._kinds[failed][status_code][method][place], pending.copy()
         pending.clear()
-        kind = Kind(_key(method, place), _status_code(status_code), failed)
-        self._counts.count_many(kind, requests)
+        for values in values_of_many(self._scale, failed, requests):
+            self._counts.add(kind, values)  # not to those of before: odd times may have switched greenlets
 
     def _expect(self, kind: Kind, seen: int | None) -> None:
         """Let the listener find requests like this one, as long as there is room."""
@@ -463,12 +479,15 @@ class Recorder:
             self._set_longest(min(LONGEST_PENDING, MOST_PENDING // self._num_kinds + 1))
 
     def _know(self, error: tuple[Any, ...]) -> Failure:
+        """What an error is to the window; remembered unless its text is long, as there may be many such."""
         method, place, kind, text = error
-        if len(self._known_failures) >= MOST_FAILURES:
-            self._known_failures.clear()
         method, name, values = _key(method, place)
         key = Key(as_text(method), as_text(name), values)  # an enumeration is found as the text that it equals
-        failure = self._known_failures[error] = Failure(key, *_error(kind, text))
+        failure = Failure(key, *_error(kind, text))
+        if len(text) <= LONGEST_NAME:
+            if len(self._known_failures) >= MOST_FAILURES:
+                self._known_failures.clear()
+            self._known_failures[error] = failure
         return failure
 
     def _values_of(self, context: Any) -> tuple[str | None, ...]:

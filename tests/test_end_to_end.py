@@ -145,7 +145,8 @@ def test_every_kind_of_user_and_outcome(new_relic, locusts, target):
     }
     assert all(event["build"] == "17" and event["test_name"] == "locustfile.py" for event in new_relic.events)
     windows = new_relic.of_type("LocustSummary")
-    assert len(windows) >= 3
+    (stop,) = new_relic.of_type("LocustTestRun", phase="stop")
+    assert len(windows) >= max(stop["duration_ms"] // 2000, 1)  # Locust's run time is shorter if its start took long
     assert all(event["timestamp"] % 2000 == 0 for event in windows)
 
 

@@ -335,6 +335,84 @@ def test_what_is_counted_aside():
     assert {name: len(requests) for name, requests in waiting.items()} == {"many": 0, "few": 2 * (MANY_PENDING - 1)}
 
 
+class Flaky:
+    """A response whose status code can be read at every other time."""
+
+    def __init__(self):
+        self._reads = 0
+
+    @property
+    def status_code(self):
+        self._reads += 1
+        if self._reads % 2:
+            msg = "not now"
+            raise RuntimeError(msg)
+        return 200
+
+
+def test_requests_that_are_found_late():
+    """Few requests wait to be counted, also if the quick way finds none of them."""
+    recorder, most = make_recorder(), 0
+    for _ in range(3 * LONGEST_PENDING):
+        fire(recorder, response=Flaky())
+        most = max(most, *map(len, recorder._pending[0].get(200, {}).get("GET", {"/": []}).values()))
+
+    assert most <= 2 * LONGEST_PENDING
+    assert recorder.take().num_requests == 3 * LONGEST_PENDING
+
+
+class Switching(float):
+    """A response time that lets the end of a window come while it is added up."""
+
+    def __radd__(self, other):
+        self.switch()
+        return float(self) + other
+
+
+def test_the_end_of_a_window_while_it_is_counted():
+    """If counting itself lets a window end, the request that was to be put aside is in the next one."""
+    recorder, windows = make_recorder(), []
+
+    def take():
+        windows.append(recorder.take())
+        for _ in windows[-1].settle():
+            pass
+
+    fire(recorder, exception="no")
+    recorder._set_longest(2)
+    for number in range(3):
+        time_ms = Switching(1.0)
+        time_ms.switch = take if number == 0 else int
+        recorder.on_request("GET", "/", time_ms, 10, custom(200), "no")
+    take()
+
+    assert sum(window.num_requests for window in windows) == 4
+    assert sum(sum(window.details.failures.values()) for window in windows) == 4
+
+
+@pytest.mark.parametrize("missing", ["response_time", "response_length"])
+def test_a_failure_that_locust_does_not_count(missing):
+    """A failed request without what Locust requires is not counted, and its error neither."""
+    recorder = make_recorder()
+    fire(recorder, exception="no")
+    usual = {"request_type": "GET", "name": "/", "response_time": 1.0, "response_length": 1, "exception": "no"}
+    recorder.on_request(**{name: value for name, value in usual.items() if name != missing})
+    window = recorder.take()
+
+    assert window.num_requests == sum(window.details.failures.values()) == 1
+
+
+def test_long_errors_are_not_remembered():
+    """Of errors with long texts, of which there may be a new one with each request, a recorder keeps none."""
+    recorder = make_recorder()
+    for number in range(10):
+        fire(recorder, exception=ValueError(f"{number}" * 100_000))
+    (window, known) = recorder.take(), recorder._known_failures
+
+    assert sum(window.details.failures.values()) == 10
+    assert sum(len(text) for *_, text in known) < 100_000
+
+
 # -- samples -------------------------------------------------------------------------------------------------------
 
 
