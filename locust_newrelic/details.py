@@ -315,12 +315,15 @@ class Details:
             self._records = Records(number * MOST_RECORDED, number * MOST_CHARACTERS)
         return self._records
 
-    def parts(self) -> Iterator[tuple[str, Any]]:
+    def parts(self) -> list[tuple[str, Any]]:
         """The parts that there are, each with its name."""
-        for name in ("failures", "exceptions", "samples", "records"):
-            part = getattr(self, f"_{name}")
-            if part is not None:
-                yield name, part
+        parts = {
+            "failures": self._failures,
+            "exceptions": self._exceptions,
+            "samples": self._samples,
+            "records": self._records,
+        }
+        return [(name, part) for name, part in parts.items() if part is not None]
 
     def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> None:
         """Add what *other* has, which stays as it is; *rename* says under which key requests are counted here."""
