@@ -101,6 +101,13 @@ class Counts:
             for place, row in self._counted.items()
         )
 
+    def take_rows(self) -> Iterator[Row]:
+        """What is counted, which is thereby forgotten."""
+        while self._counted:
+            place, row = self._counted.popitem()
+            numbers = self._summed.pop(place, None)
+            yield row if numbers is None else (*place, values_of(numbers))
+
     def clear(self) -> Iterator[None]:
         """Forget most of it, in small steps."""
         for places in (self._summed, self._counted):

@@ -274,6 +274,11 @@ class _Rows:
         """All rows."""
         return self._rows
 
+    def take_rows(self) -> Iterator[Row]:
+        """All rows, which are thereby forgotten."""
+        while self._rows:
+            yield self._rows.pop()
+
     def clear(self) -> Iterator[None]:
         """Forget most of them, in small steps."""
         while len(self._rows) > FREED_AT_ONCE:

@@ -240,6 +240,9 @@ class Source(Protocol):
     def rows(self) -> Iterable[Row]:
         """All rows, once they are counted."""
 
+    def take_rows(self) -> Iterator[Row]:
+        """All rows, each of which the source thereby loses: what thousands of them hold is freed bit by bit."""
+
     def clear(self) -> Iterator[None]:
         """Forget most of them, in small steps."""
 
@@ -295,7 +298,7 @@ class Window:
             return
         yield from self.count()
         if self._collected is None:
-            self._collected = iter(self._source.rows())
+            self._collected = self._source.take_rows()
         for key, status_code, values in self._collected:
             self.place(key, status_code).add(*values)
             yield
