@@ -91,10 +91,14 @@ class Tally(dict[_C, int], Generic[_C]):
     def add(self, what: _C, number: int = 1) -> None:
         """Count it, that many times."""
         present = self.get(what)
-        if present is None and len(self) >= self._most:
-            what = what.other
-            present = self.get(what)
-        self[what] = number if present is None else present + number
+        if present is None:
+            what = self._place_of(what)
+            present = self.get(what, 0)
+        self[what] = present + number
+
+    def _place_of(self, what: _C) -> _C:
+        """Where something is counted that was not there before."""
+        return what.other if len(self) >= self._most else what
 
 
 class Failures(Tally[Failure]):
@@ -106,19 +110,13 @@ class Failures(Tally[Failure]):
         super().__init__(MOST_FAILURES)
         self._errors: set[str] = set()
 
-    def add(self, what: Failure, number: int = 1) -> None:
-        """Count it, that many times."""
-        present = self.get(what)
-        if present is not None:
-            self[what] = present + number
-            return
-
+    def _place_of(self, what: Failure) -> Failure:
         if what.error not in self._errors and what.error != OTHER_TEXT:
             if len(self._errors) >= MOST_ERRORS:
                 what = what.other
             else:
                 self._errors.add(what.error)
-        super().add(what, number)
+        return super()._place_of(what)
 
     def add_all(self, failures: list[tuple[Failure, int]]) -> None:
         """Count all of those: at once, if they are the first ones, all different, and not too many."""

@@ -16,7 +16,6 @@ from .acceptable import LONGEST_VALUE, acceptable, address_only, with_acceptable
 from .details import MOST_FAILURES, Details, Error, Failure, Recorded, Sample, UserException
 from .histogram import LARGEST_MS, Scale
 from .window import (
-    FREED_AT_ONCE,
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
     LONGEST_NAME,
@@ -107,14 +106,6 @@ class Counts:
             place, row = self._counted.popitem()
             numbers = self._summed.pop(place, None)
             yield row if numbers is None else (*place, values_of(numbers))
-
-    def clear(self) -> Iterator[None]:
-        """Forget most of it, in small steps."""
-        for places in (self._summed, self._counted):
-            while len(places) > FREED_AT_ONCE:
-                for _ in range(FREED_AT_ONCE):
-                    places.popitem()
-                yield
 
     def count_one(self, kind: Kind, time_ms: float, content_length: float) -> None:
         """Count one request."""

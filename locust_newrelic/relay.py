@@ -20,7 +20,6 @@ from .health import Health
 from .histogram import LARGEST_MS
 from .plain import MalformedError
 from .window import (
-    FREED_AT_ONCE,
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
     NO_BINS,
@@ -278,12 +277,6 @@ class _Rows:
         """All rows, which are thereby forgotten."""
         while self._rows:
             yield self._rows.pop()
-
-    def clear(self) -> Iterator[None]:
-        """Forget most of them, in small steps."""
-        while len(self._rows) > FREED_AT_ONCE:
-            del self._rows[-FREED_AT_ONCE:]
-            yield
 
 
 def _read_histograms(data: object, num_rows: int, scale: Scale) -> list[Bins]:

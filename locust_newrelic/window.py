@@ -11,6 +11,7 @@ import math
 import sys
 from array import array
 from collections import Counter
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -243,9 +244,6 @@ class Source(Protocol):
     def take_rows(self) -> Iterator[Row]:
         """All rows, each of which the source thereby loses: what thousands of them hold is freed bit by bit."""
 
-    def clear(self) -> Iterator[None]:
-        """Forget most of them, in small steps."""
-
 
 class Window:
     """All that was recorded between two hand-overs, and which names were hidden in ``OTHER`` by then."""
@@ -335,13 +333,14 @@ class Window:
         )
 
     def clear(self) -> Iterator[None]:
-        """Forget most of it, in small steps, as to free thousands of rows takes ms; it is not to be used any more."""
+        """Forget its rows in small steps, as to free thousands of them takes ms; it is not to be used any more."""
         while len(self._series) > FREED_AT_ONCE:
             for _ in range(FREED_AT_ONCE):
                 self._series.popitem()
             yield
-        if self._source is not None:
-            yield from self._source.clear()
+        rows = iter(()) if self._source is None else self._source.take_rows()
+        while list(islice(rows, FREED_AT_ONCE)):
+            yield
 
     def place(self, key: Key, status_code: int) -> Numbers:
         """Where requests of that series and status code are counted; without a status code if there is no room."""
