@@ -390,6 +390,53 @@ def test_the_end_of_a_window_while_it_is_counted():
     assert sum(sum(window.details.failures.values()) for window in windows) == 4
 
 
+@pytest.mark.parametrize("settings", [{}, {"dimensions": ("tenant",)}], ids=["plain", "with dimensions"])
+@pytest.mark.parametrize("exception", [None, "no"], ids=["passed", "failed"])
+def test_a_ctrl_c_while_a_request_is_put_aside(settings, exception):
+    """Wherever it comes, that request is in the window or not, and those before and after it are as they were."""
+    seen, instruction = set(), 0
+    while True:
+        recorder = make_recorder(**settings)
+        request = {"response": custom(200), "exception": exception}
+        recorder.on_request("GET", "/", 1.0, 10, **request)
+        recorder.on_request("GET", "/", 2.0, 20, **request)
+        instruction += 1
+        interrupted = interrupt(recorder.on_request, instruction, "GET", "/", 4.0, 40, **request)
+        recorder.on_request("GET", "/", 8.0, 80, **request)
+        numbers = recorder.take().total()
+        seen.add((numbers.num_requests, numbers.total_ms, numbers.content_length))
+        if not interrupted:
+            break
+
+    assert seen == {(3, 11.0, 110), (4, 15.0, 150)}
+
+
+def interrupt(function, instruction, *args, **named):
+    """Call it, and press Ctrl-C before its bytecode instruction of that number; tells whether it came that far."""
+    left = instruction
+
+    def on_frame(frame, event, arg):
+        nonlocal left
+        if frame.f_code is not function.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return on_frame
+
+    tracing = sys.gettrace()
+    sys.settrace(on_frame)
+    try:
+        function(*args, **named)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(tracing)
+    return False
+
+
 @pytest.mark.parametrize("missing", ["response_time", "response_length"])
 def test_a_failure_that_locust_does_not_count(missing):
     """A failed request without what Locust requires is not counted, and its error neither."""
