@@ -10,13 +10,12 @@ import heapq
 import math
 import sys
 from array import array
-from collections import Counter
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .details import Details
-from .histogram import Bins, merge
+from .histogram import Bins, count, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -153,7 +152,7 @@ class Numbers:
         """Count in the histogram what is loose."""
         if self.loose:
             loose, self.loose = self.loose, NONE_LOOSE
-            merge(self._own_bins(), Counter(loose))
+            count(self._own_bins(), loose)
 
     def _own_bins(self) -> Bins:
         if self._bins is NO_BINS:

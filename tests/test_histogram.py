@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locust_newrelic.histogram import LARGEST_MS, RELATIVE_ERROR, Scale, joined, merge, separated
+from locust_newrelic.histogram import LARGEST_MS, RELATIVE_ERROR, Scale, count, joined, merge, separated
 
 LIMITS_MS = (100, 250, 500, 1000, 2500, 5000, 10000)
 SCALE = Scale(LIMITS_MS)
@@ -168,6 +168,16 @@ def test_joined_histograms_add_up(here, there):
     """Two histograms, each as one integer, are their sum when they are added; none is nothing."""
     assert separated(joined(here)) == here
     assert separated(joined(here) + joined(there)) == Counter(here) + Counter(there)
+
+
+@given(counts, st.lists(st.integers(0, len(SCALE.edges))))
+def test_counting_adds_up(bins, indexes):
+    """To count more response times in a histogram is to add theirs; it remains a plain dictionary."""
+    expected = dict(Counter(bins) + Counter(indexes))
+    count(bins, indexes)
+
+    assert bins == expected
+    assert type(bins) is dict
 
 
 @given(times, times)
