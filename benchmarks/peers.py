@@ -1,7 +1,7 @@
 """What is compared: nobody, an empty listener, this package, and what a user would pick instead, by their own code.
 
 Each candidate says how it is used in a process of the benchmark (its ``listener``, ``fill`` and ``end_interval``) and
-in a run of Locust's command (``arguments``, ``variables`` and ``in_locustfile``). What the benchmarks use of this
+in a run of Locust's command (``arguments`` and ``variables``, and ``usage.py``). What the benchmarks use of this
 package's insides is in :class:`Ours` and nowhere else, but for ``distributed.py``.
 """
 
@@ -18,11 +18,12 @@ import time
 from itertools import islice
 
 import gevent
+import usage
 from locust import FastHttpUser
 from locust.env import Environment
 from locust.event import EventHook, Events
 from locust.stats import StatsError
-from newrelic_telemetry_sdk import Event, EventBatch, EventClient, Harvester
+from newrelic_telemetry_sdk import EventBatch
 from servers import LICENSE_KEY
 
 BUCKETS_MS = (100, 250, 500, 1000, 2500, 5000, 10000)
@@ -82,10 +83,6 @@ class Candidate:
         """Of its environment."""
         return {}
 
-    @classmethod
-    def in_locustfile(cls):
-        """What its user writes into the locustfile."""
-
 
 class Bare(Candidate):
     """Locust alone."""
@@ -100,18 +97,7 @@ class Empty(Candidate):
 
     def __init__(self, sink=None, endpoints=20):
         super().__init__(sink, endpoints)
-        self.listener = empty
-
-    @classmethod
-    def in_locustfile(cls):
-        from locust import events
-
-        events.request.add_listener(empty)
-
-
-def empty(request_type, name, response_time, response_length, response=None, exception=None, context=None,
-          start_time=None, url=None, **_):  # fmt: skip
-    """The least that a listener costs."""
+        self.listener = usage.empty
 
 
 class Ours(Candidate):
@@ -203,10 +189,6 @@ class Ours(Candidate):
         return {"NEW_RELIC_LICENSE_KEY": LICENSE_KEY, "LOCUST_NEWRELIC_ENDPOINT": sink.events_url,
                 "NEW_RELIC_CA_BUNDLE_PATH": sink.certificate}  # fmt: skip
 
-    @classmethod
-    def in_locustfile(cls):
-        import locust_newrelic  # noqa: F401
-
 
 class Naive(Candidate):
     """A listener that records an SDK event for each request, sent by the SDK's harvester."""
@@ -216,42 +198,18 @@ class Naive(Candidate):
     def __init__(self, sink=None, endpoints=20):
         super().__init__(sink, endpoints)
         self.batch = EventBatch()
-        self.client = None if sink is None else self._client(sink.events_url, sink.certificate)
-        self.listener = self.on_request
-
-    def on_request(self, request_type, name, response_time, response_length, response=None, exception=None, **_):
-        """What the examples on the web do."""
-        tags = {"method": request_type, "name": name, "response_time": response_time,
-                "response_length": response_length, "success": exception is None,
-                "status_code": getattr(response, "status_code", None) or 0}  # fmt: skip
-        if exception is not None:
-            tags["error"] = str(exception)
-        self.batch.record(Event("LocustRequest", tags))
+        self.client = None if sink is None else usage.client(LICENSE_KEY, sink.events_url, sink.certificate)
+        self.listener = usage.naive(self.batch)
 
     def end_interval(self):
         (events,) = self.batch.flush()
         if events and self.client is not None:
             self.client.send_batch(events).raise_for_status()
 
-    @staticmethod
-    def _client(url, certificate):
-        host, port = url.removeprefix("https://").split(":")
-        return EventClient(LICENSE_KEY, host=host, port=int(port), ca_certs=certificate)
-
     @classmethod
     def variables(cls, sink):
-        return {"BENCHMARK_EVENTS_URL": sink.events_url, "BENCHMARK_CERTIFICATE": sink.certificate}
-
-    @classmethod
-    def in_locustfile(cls):
-        from locust import events
-
-        naive = cls()
-        naive.client = cls._client(os.environ["BENCHMARK_EVENTS_URL"], os.environ["BENCHMARK_CERTIFICATE"])
-        events.request.add_listener(naive.listener)
-        harvester = Harvester(naive.client, naive.batch)
-        events.test_start.add_listener(lambda **_: harvester.start())
-        events.quitting.add_listener(lambda **_: harvester.stop())
+        return {"BENCHMARK_LICENSE_KEY": LICENSE_KEY, "BENCHMARK_EVENTS_URL": sink.events_url,
+                "BENCHMARK_CERTIFICATE": sink.certificate}  # fmt: skip
 
 
 class Otel(Candidate):
@@ -358,12 +316,6 @@ class LocustTelemetry(Candidate):
     def arguments(cls, sink):
         return ["--testplan", "benchmark", "--enable-telemetry-recorder", "otel", "--lt-otel-exporter-otlp-endpoint",
                 f"http://{sink.otlp}", "--lt-otel-exporter-otlp-insecure", "1"]  # fmt: skip
-
-    @classmethod
-    def in_locustfile(cls):
-        from locust_telemetry import entrypoint
-
-        entrypoint.initialize()
 
 
 ALL = (Bare, Empty, Ours, Naive, Otel, LocustTelemetry)

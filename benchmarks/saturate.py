@@ -13,15 +13,13 @@ from pathlib import Path
 import gevent
 from locust import FastHttpUser, events, task
 from locust.runners import MasterRunner
+from usage import USE
 
 ENDPOINTS = 20
 CANDIDATE, OUTPUT = os.environ["BENCHMARK_CANDIDATE"], os.environ["BENCHMARK_OUTPUT"]
 WARM_UP_S, SECONDS = float(os.environ["BENCHMARK_WARM_UP_S"]), float(os.environ["BENCHMARK_SECONDS"])
 
-if CANDIDATE != "bare":
-    from peers import BY_KEY
-
-    BY_KEY[CANDIDATE].in_locustfile()
+USE[CANDIDATE]()
 
 
 class Visitor(FastHttpUser):
