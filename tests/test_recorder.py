@@ -427,6 +427,7 @@ def interrupt(function, instruction, *args, **named):
         return on_frame
 
     tracing = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks before it traces whether somebody wants instructions
     sys.settrace(on_frame)
     try:
         function(*args, **named)
