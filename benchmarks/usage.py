@@ -1,7 +1,7 @@
 """What a candidate's user writes into the locustfile, by the candidate's key.
 
-Nothing else is imported here: Locust's garbage collector looks at what a process has loaded, and a bare Locust has
-loaded nothing but itself.
+Each function imports what that user would, and the module no more than Locust has: a process with a candidate is not
+to differ from a bare Locust by anything else.
 """
 
 import os

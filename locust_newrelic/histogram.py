@@ -63,7 +63,7 @@ class Scale:
             2.0**octave * (1 + step / BINS_PER_OCTAVE) for octave in octaves for step in range(BINS_PER_OCTAVE)
         ] + [COARSEST_MS]
         edges = sorted({*regular, *map(float, self.limits_ms)})
-        dividing = sorted(limit for limit in set(edges).difference(regular) if limit < COARSEST_MS)
+        dividing = sorted(limit for limit in set(self.limits_ms).difference(regular) if limit < COARSEST_MS)
         self._spans = [
             (end_ms, struct.pack("=Q", _LOWEST - (number << _UNIT)))
             for number, end_ms in enumerate([*dividing, COARSEST_MS])
