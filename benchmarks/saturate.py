@@ -1,12 +1,14 @@
 """The locustfile of ``throughput.py``: users without a pause, and whatever the candidate's user writes.
 
-After a while the process with the users notes what it has done in some seconds: requests, and CPU time of all its
-threads. What is done for that is the same for all candidates.
+The process with the users shares its core with another one: by turns they run, and are stopped. It stops by itself when
+it is warm, and then whenever it is told that its turn is over; of each turn it notes how long it took, the CPU time of
+all its threads, and its requests. What is done for that is the same for all candidates.
 """
 
 import json
 import os
-import resource
+import random
+import signal
 import time
 from pathlib import Path
 
@@ -16,10 +18,32 @@ from locust.runners import MasterRunner
 from usage import USE
 
 ENDPOINTS = 20
+WARM_UP_S = 1.0
 CANDIDATE, OUTPUT = os.environ["BENCHMARK_CANDIDATE"], os.environ["BENCHMARK_OUTPUT"]
-WARM_UP_S, SECONDS = float(os.environ["BENCHMARK_WARM_UP_S"]), float(os.environ["BENCHMARK_SECONDS"])
 
+MALLOC_STEP, LARGEST_SMALL, POOL = 16, 512, 16_384
+"""Of CPython's allocator, in bytes: it keeps a pool for each size of small objects."""
+BYTES_OVERHEAD = b"".__sizeof__()
+
+_moved = []
+
+
+def move_memory():
+    """Move what is allocated from now on by a random distance, in each of the allocator's pools.
+
+    Where objects happen to lie decides which of them share a cache's lines, and that is the same in each run of a
+    program: it made empty modules cost, or gain, more than 1 % here. (Mytkowicz et al., "Producing Wrong Data Without
+    Doing Anything Obviously Wrong!", ASPLOS 2009.)
+    """
+    for size in range(4 * MALLOC_STEP, LARGEST_SMALL + 1, MALLOC_STEP):
+        _moved.extend(bytes(size - BYTES_OVERHEAD) for _ in range(random.randrange(POOL // size)))
+    for make in (random.random, dict, lambda: [None], lambda: bytes(random.randrange(600, 5_000))):
+        _moved.extend(make() for _ in range(random.randrange(POOL // 64)))
+
+
+move_memory()
 USE[CANDIDATE]()
+move_memory()
 
 
 class Visitor(FastHttpUser):
@@ -35,23 +59,36 @@ class Visitor(FastHttpUser):
         self.client.get(f"/{kind}", name=f"/endpoint/{Visitor.asked % ENDPOINTS}")
 
 
-def now():
-    """Wall clock, CPU time of this process, and its requests so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {"wall_s": time.perf_counter(), "cpu_s": used.ru_utime + used.ru_stime, "requests": Visitor.asked}
+class Turns:
+    """What this process has done in each of its turns."""
 
+    def __init__(self):
+        self._begun = None
+        self._done = []
 
-def watch():
-    """Note what happens in the seconds after the warm-up."""
-    gevent.sleep(WARM_UP_S)
-    before = now()
-    gevent.sleep(SECONDS)
-    after = now()
-    Path(OUTPUT).write_text(json.dumps({name: after[name] - before[name] for name in before}))
+    def end(self, *_):
+        """Note what was done, and stop until the next turn."""
+        if self._begun is not None:
+            self._done.append([now - before for now, before in zip(self._now(), self._begun, strict=True)])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._begun = self._now()
+
+    def write(self, **_):
+        """Seconds, seconds of CPU, and requests of each."""
+        Path(OUTPUT).write_text(json.dumps(self._done))
+
+    @staticmethod
+    def _now():
+        return time.perf_counter(), time.process_time(), Visitor.asked
 
 
 @events.test_start.add_listener
 def on_test_start(environment, **_):
-    """A master has no users."""
-    if not isinstance(environment.runner, MasterRunner):
-        gevent.spawn(watch)
+    """A master has no users, and no turns."""
+    if isinstance(environment.runner, MasterRunner):
+        return
+    move_memory()
+    turns = Turns()
+    signal.signal(signal.SIGUSR1, turns.end)
+    events.quitting.add_listener(turns.write)
+    gevent.spawn_later(WARM_UP_S, turns.end)

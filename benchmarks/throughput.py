@@ -1,18 +1,26 @@
 """What a saturated Locust process does with a candidate, as a ratio to what it does alone.
 
 ``python benchmarks/throughput.py`` runs the real ``locust`` command with ``FastHttpUser`` against a target that is
-faster than it is, Locust on one core, all others (target, sink and master) on another. Before and after each run with a
-candidate is one of Locust alone, and the ratio is to the mean of both. A candidate that listens to requests on workers
-only is measured on a worker, beside a bare worker, and so is this package, once more. This package has two turns where
-others have one: what it costs is less than what two runs of the same differ by.
+faster than it is. Two processes, one with the candidate and one of Locust alone, share a core by turns of a fraction of
+a second: one runs while the other is stopped. What a noisy machine does to one of them it does to the other, too: two
+of Locust alone differ by tenths of a percent, where runs one after the other differ by several. All others (target,
+sink and masters) are on another core. Where a process's objects happen to lie in memory makes as much of a difference
+as this package does, so each process moves them (``saturate.py``), and what counts is the median of many pairs.
+
+A candidate that listens to requests on workers only is measured on a worker, beside a bare worker, and so is this
+package, once more. Of this package there are more pairs than of others: what it costs is less than what pairs differ
+by.
 """
 
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import peers
@@ -21,9 +29,11 @@ from servers import Sink, Target, pin
 
 HERE = Path(__file__).parent
 USERS = 20
-WARM_UP_S = 2
+TURN_S = 0.2
+LONGEST_END_S = 60
 BUDGET, GOAL = 0.985, 0.995
-LOCALLY = (peers.Empty, peers.Ours, peers.Naive, peers.Otel)
+MORE_OF_OURS = 4
+LOCALLY = (peers.Bare, peers.Empty, peers.Ours, peers.Naive, peers.Otel)
 ON_A_WORKER = (peers.Ours, peers.LocustTelemetry)
 
 
@@ -31,179 +41,234 @@ class FailedRunError(Exception):
     """A run of Locust went wrong; says how."""
 
 
-class Runs:
-    """Runs of Locust: what they did, and what the target did in the meantime."""
+class Locust:
+    """A process with users (with *on_worker*, a worker, and its master), which runs by turns once it is warm."""
+
+    def __init__(self, candidate, target, sink, folder, *, on_worker):
+        self._output, self._said = Path(folder) / "turns.json", Path(folder) / "said.txt"
+        command = [sys.executable, "-m", "locust", "-f", str(HERE / "saturate.py"), "--host", target.url,
+                   "--only-summary", "--loglevel", "ERROR", *candidate.arguments(sink)]  # fmt: skip
+        self._variables = os.environ | candidate.variables(sink)
+        self._variables |= {"BENCHMARK_CANDIDATE": candidate.key, "BENCHMARK_OUTPUT": str(self._output),
+                            "OTEL_PYTHON_LOG_LEVEL": "error"}  # fmt: skip
+        users = ["--headless", "-u", str(USERS), "-r", str(USERS)]
+        if on_worker:
+            port = str(peers.free_port())
+            master = ["--master", "--expect-workers", "1", "--master-bind-host", "127.0.0.1",
+                      "--master-bind-port", port]  # fmt: skip
+            worker = ["--worker", "--master-host", "127.0.0.1", "--master-port", port]
+            self._processes = [self._start(0, command + worker), self._start(1, command + users + master)]
+        else:
+            self._processes = [self._start(0, command + users)]
+        self._process = self._processes[0]
+
+    def _start(self, core, command):
+        with self._said.open("a") as said:
+            process = subprocess.Popen(
+                command, cwd=self._output.parent, stdout=said, stderr=subprocess.STDOUT, env=self._variables
+            )
+        pin(core, process.pid)
+        return process
+
+    def wait(self):
+        """Until it has stopped: it does when it is warm, and after each turn."""
+        state = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if state.si_code != os.CLD_STOPPED:
+            raise self._failed(how="before its time")
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+
+    def take_turn(self):
+        """Have it run for a while."""
+        self._process.send_signal(signal.SIGCONT)
+        time.sleep(TURN_S)
+        self._process.send_signal(signal.SIGUSR1)
+        self.wait()
+
+    def end(self):
+        """End it as a user would; returns ``wall_s cpu_s requests`` of each of its turns."""
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+        try:
+            for process in self._processes:
+                process.wait(LONGEST_END_S)
+        except subprocess.TimeoutExpired:
+            raise self._failed(how="not at all") from None
+        if not self._output.exists():
+            raise self._failed(how="without its figures")
+        return json.loads(self._output.read_text())
+
+    def close(self):
+        """End it, however it is."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _failed(self, *, how):
+        last = next((line for line in reversed(self._said.read_text().splitlines()) if line.strip()), "")
+        return FailedRunError(f"Locust ended {how}: {last[:150]}")
+
+
+class Pairs:
+    """Pairs of processes, one with a candidate and one of Locust alone: what they did, and what that takes."""
 
     def __init__(self, target, sink, seconds):
         self._target, self._sink, self._seconds = target, sink, seconds
-        self.target_shares = []
-        """Of a core, in each run."""
+        self.bare_shares, self.target_shares = [], []
+        """Of a core, in each pair, of Locust alone and of the target."""
 
     def run(self, candidate, *, on_worker):
-        """One run; returns ``wall_s cpu_s requests`` of the process with the users."""
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "figures.json"
-            roles = [["--master"], ["--worker"]] if on_worker else [[]]
-            port = peers.free_port()
-            before_s, arrived = self._target.cpu_s, self._arrived()
-            processes = [self._start(candidate, role, port, folder, output) for role in roles]
-            said = self._wait(processes)
-            if not output.exists():
-                last = next((line for text in reversed(said) for line in reversed(text.splitlines()) if line), "")
-                msg = f"Locust ended with {processes[-1].returncode}: {last[:150]}"
-                raise FailedRunError(msg)
-            figures = json.loads(output.read_text())
-            if candidate.interval_s and self._arrived() == arrived:
-                msg = "nothing arrived of what it should have reported"
-                raise FailedRunError(msg)
-        self.target_shares.append((self._target.cpu_s - before_s) / figures["wall_s"])
-        return figures
-
-    def _wait(self, processes):
-        """Until all of them have ended; returns what each has said."""
-        try:
-            return [process.communicate(timeout=self._seconds + 60)[0] for process in processes]
-        except subprocess.TimeoutExpired:
-            msg = f"Locust did not end within {self._seconds + 60} s"
-            raise FailedRunError(msg) from None
-        finally:
-            for process in processes:
-                process.kill()  # nothing, if it has ended
+        """One pair; returns two lists of turns, of Locust alone and of the candidate."""
+        arrived = self._arrived()
+        with contextlib.ExitStack() as stack:
+            pair = []
+            for role in (peers.Bare, candidate):
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                pair.append(Locust(role, self._target, self._sink, folder, on_worker=on_worker))
+                stack.callback(pair[-1].close)
+            for process in pair:
+                process.wait()
+            begun_s, before_s = time.perf_counter(), self._target.cpu_s
+            while time.perf_counter() - begun_s < self._seconds:
+                for process in pair + pair[::-1]:
+                    process.take_turn()
+            self.target_shares.append((self._target.cpu_s - before_s) / (time.perf_counter() - begun_s))
+            bare, figures = (process.end()[2:] for process in pair)  # the first ones are still of the start
+        if candidate.interval_s and self._arrived() == arrived:
+            msg = "nothing arrived of what it should have reported"
+            raise FailedRunError(msg)
+        self.bare_shares.append(total(bare, 1) / total(bare, 0))
+        return bare, figures
 
     def _arrived(self):
         counts = self._sink.counts()
         return counts["posts"] + counts["exports"]
 
-    def _start(self, candidate, role, port, folder, output):
-        command = [sys.executable, "-m", "locust", "-f", str(HERE / "saturate.py"), "--headless", "--host",
-                   self._target.url, "--only-summary", "--loglevel", "ERROR", *role]  # fmt: skip
-        if role == ["--worker"]:
-            command.remove("--headless")
-            command += ["--master-host", "127.0.0.1", "--master-port", str(port)]
-        else:
-            command += ["-u", str(USERS), "-r", str(USERS), "--run-time", str(WARM_UP_S + self._seconds + 1)]
-        if role == ["--master"]:
-            command += ["--expect-workers", "1", "--master-bind-host", "127.0.0.1", "--master-bind-port", str(port)]
-        variables = {"BENCHMARK_CANDIDATE": candidate.key, "BENCHMARK_OUTPUT": str(output),
-                     "BENCHMARK_WARM_UP_S": str(WARM_UP_S), "BENCHMARK_SECONDS": str(self._seconds),
-                     "OTEL_PYTHON_LOG_LEVEL": "error"}  # fmt: skip
-        process = subprocess.Popen(
-            command + candidate.arguments(self._sink), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=os.environ | variables | candidate.variables(self._sink),
-        )  # fmt: skip
-        pin(1 if role == ["--master"] else 0, process.pid)
-        return process
+
+def total(turns, index):
+    """Of a figure, over all turns."""
+    return sum(turn[index] for turn in turns)
 
 
-def per_second(figures):
+def per_second(turn):
     """Requests a second."""
-    return figures["requests"] / figures["wall_s"]
+    wall_s, _, requests = turn
+    return requests / wall_s
 
 
-def per_ten_thousand(figures):
+def per_ten_thousand(turn):
     """Seconds of CPU for 10,000 requests."""
-    return figures["cpu_s"] / figures["requests"] * 10_000
+    _, cpu_s, requests = turn
+    return cpu_s / requests * 10_000
 
 
 class Comparison:
-    """The runs of one candidate, each between two of Locust alone."""
+    """The pairs of one candidate."""
 
     def __init__(self, candidate, *, on_worker):
         self.candidate, self.on_worker = candidate, on_worker
-        self.label = candidate.label + (", on a worker" if on_worker else "")
+        self.label = candidate.label + (" once more" if candidate is peers.Bare else "")
+        self.label += ", on a worker" if on_worker else ""
         self.reason = None
-        self._runs, self._bare = [], []
+        self.num_turns = 0
+        self._pairs = []
 
-    def add(self, before, figures, after):
-        """Note a run, and the bare ones around it."""
-        self._runs.append(figures)
-        self._bare.append((before, after))
+    def add(self, bare, turns):
+        """Note what a pair did."""
+        self.num_turns += len(turns)
+        self._pairs.append((bare, turns))
+
+    def bare(self, figure):
+        """Of Locust alone, in each pair."""
+        return [statistics.median(map(figure, bare)) for bare, _ in self._pairs]
+
+    def figures(self, figure):
+        """Of the candidate, in each pair."""
+        return [statistics.median(map(figure, turns)) for _, turns in self._pairs]
 
     def ratios(self, figure):
-        """Of that figure, to the mean of the bare runs around it."""
-        bare = [(figure(before) + figure(after)) / 2 for before, after in self._bare]
-        return ratios(map(figure, self._runs), bare)
+        """In each pair the median of its turns, each beside that of the other process."""
+        return [statistics.median(ratios(map(figure, turns), map(figure, bare))) for bare, turns in self._pairs]
 
     def row(self):
         """Of the table."""
-        return [self.label, spread(map(per_second, self._runs), 0), spread(self.ratios(per_second), 3),
-                spread(map(per_ten_thousand, self._runs)), spread(self.ratios(per_ten_thousand), 3)]  # fmt: skip
+        return [self.label, str(len(self._pairs)), spread(self.figures(per_second), 0),
+                spread(self.ratios(per_second), 3), spread(self.figures(per_ten_thousand)),
+                spread(self.ratios(per_ten_thousand), 3)]  # fmt: skip
 
-
-def compare(runs, comparisons, bare_runs, number, repetitions):
-    """One repetition: all candidates in turn, with a bare run around each; this package once more at the end."""
-    on_worker = comparisons[0].on_worker
-    before = runs.run(peers.Bare, on_worker=on_worker)
-    bare_runs.append(before)
-    turned = comparisons[number % len(comparisons) :] + comparisons[: number % len(comparisons)]
-    turned += [comparison for comparison in comparisons if comparison.candidate is peers.Ours]
-    for comparison in turned:
-        if comparison.reason is not None:
-            continue
-        progress(f"throughput: {comparison.label}, {number + 1} of {repetitions}")
-        try:
-            figures = runs.run(comparison.candidate, on_worker=on_worker)
-        except FailedRunError as error:
-            comparison.reason = str(error)
-            continue
-        after = runs.run(peers.Bare, on_worker=on_worker)
-        bare_runs.append(after)
-        comparison.add(before, figures, after)
-        before = after
+    def budget(self):
+        """Of what it does beside Locust alone."""
+        what = f"requests/s of a saturated process{', a worker' * self.on_worker}, of Locust alone"
+        return Budget(what, statistics.median(self.ratios(per_second)), BUDGET, GOAL, at_least=True)
 
 
 def measure(quick):
     """The table."""
-    repetitions, seconds = (1, 2) if quick else (4, 10)
-    locally = [Comparison(candidate, on_worker=False) for candidate in LOCALLY]
-    on_a_worker = [Comparison(candidate, on_worker=True) for candidate in ON_A_WORKER]
-    bare = {"Locust alone": [], "Locust alone, a worker": []}
+    repetitions, seconds = (1, 2) if quick else (3, 10)
+    comparisons = [Comparison(candidate, on_worker=False) for candidate in LOCALLY]
+    comparisons += [Comparison(candidate, on_worker=True) for candidate in ON_A_WORKER]
     with Target(core=1) as target, Sink(core=1) as sink:
-        runs = Runs(target, sink, seconds)
+        pairs = Pairs(target, sink, seconds)
         for number in range(repetitions):
-            for comparisons, bare_runs in zip((locally, on_a_worker), bare.values(), strict=True):
-                compare(runs, comparisons, bare_runs, number, repetitions)
+            ours = [comparison for comparison in comparisons if comparison.candidate is peers.Ours]
+            for comparison in comparisons + ours * (0 if quick else MORE_OF_OURS - 1):
+                if comparison.reason is not None:
+                    continue
+                progress(f"throughput: {comparison.label}, {number + 1} of {repetitions}")
+                try:
+                    comparison.add(*pairs.run(comparison.candidate, on_worker=comparison.on_worker))
+                except FailedRunError as error:
+                    comparison.reason = str(error)
         arrived = sink.counts()
-    return [table(bare, locally + on_a_worker, runs, seconds, arrived)]
+    return [table(comparisons, pairs, seconds, arrived)]
 
 
-def table(bare, comparisons, runs, seconds, arrived):
+def table(comparisons, pairs, seconds, arrived):
     """What came out."""
     result = Table(
         "A saturated process",
-        ["", "requests/s", "ratio of requests/s", "CPU s per 10,000", "ratio of CPU per request"],
+        ["", "pairs", "requests/s", "ratio of requests/s", "CPU s per 10,000", "ratio of CPU per request"],
     )
-    for label, figures in bare.items():
-        rate, cpu_s = spread(map(per_second, figures), 0), spread(map(per_ten_thousand, figures))
-        result.rows.append([label, rate, "1", cpu_s, "1"])
+    measured = [comparison for comparison in comparisons if comparison.reason is None]
+    for on_worker in (False, True):
+        of_a_kind = [comparison for comparison in measured if comparison.on_worker is on_worker]
+        rates, cpu_s = (
+            [figure for comparison in of_a_kind for figure in comparison.bare(what)]
+            for what in (per_second, per_ten_thousand)
+        )
+        if rates:
+            label = "Locust alone" + ", a worker" * on_worker
+            result.rows.append([label, str(len(rates)), spread(rates, 0), "1", spread(cpu_s), "1"])
     for comparison in comparisons:
         if comparison.reason is None:
             result.rows.append(comparison.row())
         else:
             result.failed(comparison.label, comparison.reason)
-    for comparison in comparisons:
-        if comparison.candidate is peers.Ours and comparison.reason is None:
-            what = f"requests/s of a saturated process{', a worker' * comparison.on_worker}, of Locust alone"
-            result.budgets.append(
-                Budget(what, statistics.median(comparison.ratios(per_second)), BUDGET, GOAL, at_least=True)
-            )
-    busy = [figures["cpu_s"] / figures["wall_s"] for all_figures in bare.values() for figures in all_figures]
+    result.budgets += [comparison.budget() for comparison in measured if comparison.candidate is peers.Ours]
     result.notes += [
-        f"{USERS} users without a pause, 20 endpoints, 2 % errors, {seconds} s for each run; medians with least and"
-        f" most. Locust alone used {min(busy):.0%} of its core at the least, the target"
-        f" {max(runs.target_shares):.0%} of the other at the most: "
+        f"{USERS} users without a pause, 20 endpoints, 2 % errors. Each pair is a process of Locust alone and one with"
+        f" the candidate, which share a core for {seconds} s, by turns of {TURN_S} s; {num_turns(measured)} turns of"
+        " each in all. Medians of the pairs with least and most. In its turns Locust alone had"
+        f" {min(pairs.bare_shares):.0%} of its core at the least, and the target used {max(pairs.target_shares):.0%} of"
+        " the other at the most: "
         + (
             "it is Locust that is saturated."
-            if min(busy) > 0.9
+            if min(pairs.bare_shares) > 0.9
             else "LOCUST HAD NOT ALL OF IT, something else ran there: do not quote this."
         )
-        + " CPU is that of the process with the users, all threads included. With `HttpUser` in place of"
-        " `FastHttpUser`, Locust's `--otel` would make a span of each request as well.",
+        + " CPU is that of the process with the users, all threads included. The clock goes on while a process is"
+        " stopped, so what is done by the clock (windows, reports) is done twice as often for its requests. With"
+        " `HttpUser` in place of `FastHttpUser`, Locust's `--otel` would make a span of each request as well.",
         f"Each candidate reports as it does by default. The sink got {arrived['events']:,} events in"
         f" {arrived['posts']:,} POSTs, and {arrived['exports']:,} exports of OpenTelemetry."
         + (" The runs are shorter than the intervals, so most of the sending is at the end." if seconds < 10 else ""),
     ]
     return result
+
+
+def num_turns(comparisons):
+    """Of all candidates."""
+    return sum(comparison.num_turns for comparison in comparisons)
 
 
 if __name__ == "__main__":
