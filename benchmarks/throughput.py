@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from servers import Sink, Target, pin
 HERE = Path(__file__).parent
 USERS = 20
 TURN_S = 0.2
-LONGEST_END_S = 60
+LONGEST_START_S, LONGEST_END_S = 60, 60
 BUDGET, GOAL = 0.985, 0.995
 MORE_OF_OURS = 4
 LOCALLY = (peers.Bare, peers.Empty, peers.Ours, peers.Naive, peers.Otel)
@@ -98,10 +99,15 @@ class Locust:
             raise self._failed(how="without its figures")
         return json.loads(self._output.read_text())
 
-    def close(self):
+    def kill(self):
         """End it, however it is."""
         for process in self._processes:
             process.kill()
+
+    def close(self):
+        """End it, and wait for that."""
+        self.kill()
+        for process in self._processes:
             process.wait()
 
     def _failed(self, *, how):
@@ -126,6 +132,9 @@ class Pairs:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 pair.append(Locust(role, self._target, self._sink, folder, on_worker=on_worker))
                 stack.callback(pair[-1].close)
+                alarm = threading.Timer(LONGEST_START_S + self._seconds, pair[-1].kill)  # which ends a wait for it
+                stack.callback(alarm.cancel)
+                alarm.start()
             for process in pair:
                 process.wait()
             begun_s, before_s = time.perf_counter(), self._target.cpu_s
@@ -137,7 +146,7 @@ class Pairs:
         if candidate.interval_s and self._arrived() == arrived:
             msg = "nothing arrived of what it should have reported"
             raise FailedRunError(msg)
-        self.bare_shares.append(total(bare, 1) / total(bare, 0))
+        self.bare_shares.append(share(bare))
         return bare, figures
 
     def _arrived(self):
@@ -145,21 +154,22 @@ class Pairs:
         return counts["posts"] + counts["exports"]
 
 
-def total(turns, index):
-    """Of a figure, over all turns."""
-    return sum(turn[index] for turn in turns)
-
-
-def per_second(turn):
-    """Requests a second."""
-    wall_s, _, requests = turn
+def per_second(turns):
+    """Requests a second: in all turns together, as what is done in a few of them counts as well."""
+    wall_s, _, requests = map(sum, zip(*turns, strict=True))
     return requests / wall_s
 
 
-def per_ten_thousand(turn):
+def per_ten_thousand(turns):
     """Seconds of CPU for 10,000 requests."""
-    _, cpu_s, requests = turn
+    _, cpu_s, requests = map(sum, zip(*turns, strict=True))
     return cpu_s / requests * 10_000
+
+
+def share(turns):
+    """Of a core."""
+    wall_s, cpu_s, _ = map(sum, zip(*turns, strict=True))
+    return cpu_s / wall_s
 
 
 class Comparison:
@@ -180,15 +190,15 @@ class Comparison:
 
     def bare(self, figure):
         """Of Locust alone, in each pair."""
-        return [statistics.median(map(figure, bare)) for bare, _ in self._pairs]
+        return [figure(bare) for bare, _ in self._pairs]
 
     def figures(self, figure):
         """Of the candidate, in each pair."""
-        return [statistics.median(map(figure, turns)) for _, turns in self._pairs]
+        return [figure(turns) for _, turns in self._pairs]
 
     def ratios(self, figure):
-        """In each pair the median of its turns, each beside that of the other process."""
-        return [statistics.median(ratios(map(figure, turns), map(figure, bare))) for bare, turns in self._pairs]
+        """Of the candidate to Locust alone, in each pair."""
+        return ratios(self.figures(figure), self.bare(figure))
 
     def row(self):
         """Of the table."""
