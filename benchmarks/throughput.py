@@ -73,6 +73,7 @@ class Locust:
 
     def wait(self):
         """Until it has stopped: it does when it is warm, and after each turn."""
+        # an end is only looked at here: its exit code is for Popen
         state = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         if state.si_code != os.CLD_STOPPED:
             raise self._failed(how="before its time")
@@ -154,21 +155,26 @@ class Pairs:
         return counts["posts"] + counts["exports"]
 
 
+def total(turns):
+    """Of all turns together, as what is done in a few of them counts as well: seconds, seconds of CPU, and requests."""
+    return map(sum, zip(*turns, strict=True))
+
+
 def per_second(turns):
-    """Requests a second: in all turns together, as what is done in a few of them counts as well."""
-    wall_s, _, requests = map(sum, zip(*turns, strict=True))
+    """Requests a second."""
+    wall_s, _, requests = total(turns)
     return requests / wall_s
 
 
 def per_ten_thousand(turns):
     """Seconds of CPU for 10,000 requests."""
-    _, cpu_s, requests = map(sum, zip(*turns, strict=True))
+    _, cpu_s, requests = total(turns)
     return cpu_s / requests * 10_000
 
 
 def share(turns):
     """Of a core."""
-    wall_s, cpu_s, _ = map(sum, zip(*turns, strict=True))
+    wall_s, cpu_s, _ = total(turns)
     return cpu_s / wall_s
 
 
@@ -180,12 +186,15 @@ class Comparison:
         self.label = candidate.label + (" once more" if candidate is peers.Bare else "")
         self.label += ", on a worker" if on_worker else ""
         self.reason = None
-        self.num_turns = 0
         self._pairs = []
+
+    @property
+    def num_turns(self):
+        """Of the candidate, in all pairs."""
+        return sum(len(turns) for _, turns in self._pairs)
 
     def add(self, bare, turns):
         """Note what a pair did."""
-        self.num_turns += len(turns)
         self._pairs.append((bare, turns))
 
     def bare(self, figure):
@@ -217,11 +226,12 @@ def measure(quick):
     repetitions, seconds = (1, 2) if quick else (3, 10)
     comparisons = [Comparison(candidate, on_worker=False) for candidate in LOCALLY]
     comparisons += [Comparison(candidate, on_worker=True) for candidate in ON_A_WORKER]
+    ours = [comparison for comparison in comparisons if comparison.candidate is peers.Ours]
+    more = [] if quick else ours * (MORE_OF_OURS - 1)
     with Target(core=1) as target, Sink(core=1) as sink:
         pairs = Pairs(target, sink, seconds)
         for number in range(repetitions):
-            ours = [comparison for comparison in comparisons if comparison.candidate is peers.Ours]
-            for comparison in comparisons + ours * (0 if quick else MORE_OF_OURS - 1):
+            for comparison in comparisons + more:
                 if comparison.reason is not None:
                     continue
                 progress(f"throughput: {comparison.label}, {number + 1} of {repetitions}")
@@ -240,6 +250,7 @@ def table(comparisons, pairs, seconds, arrived):
         ["", "pairs", "requests/s", "ratio of requests/s", "CPU s per 10,000", "ratio of CPU per request"],
     )
     measured = [comparison for comparison in comparisons if comparison.reason is None]
+    num_turns = sum(comparison.num_turns for comparison in measured)
     for on_worker in (False, True):
         of_a_kind = [comparison for comparison in measured if comparison.on_worker is on_worker]
         rates, cpu_s = (
@@ -257,7 +268,7 @@ def table(comparisons, pairs, seconds, arrived):
     result.budgets += [comparison.budget() for comparison in measured if comparison.candidate is peers.Ours]
     result.notes += [
         f"{USERS} users without a pause, 20 endpoints, 2 % errors. Each pair is a process of Locust alone and one with"
-        f" the candidate, which share a core for {seconds} s, by turns of {TURN_S} s; {num_turns(measured)} turns of"
+        f" the candidate, which share a core for {seconds} s, by turns of {TURN_S} s; {num_turns} turns of"
         " each in all. Medians of the pairs with least and most. In its turns Locust alone had"
         f" {min(pairs.bare_shares):.0%} of its core at the least, and the target used {max(pairs.target_shares):.0%} of"
         " the other at the most: "
@@ -274,11 +285,6 @@ def table(comparisons, pairs, seconds, arrived):
         + (" The runs are shorter than the intervals, so most of the sending is at the end." if seconds < 10 else ""),
     ]
     return result
-
-
-def num_turns(comparisons):
-    """Of all candidates."""
-    return sum(comparison.num_turns for comparison in comparisons)
 
 
 if __name__ == "__main__":
