@@ -23,8 +23,19 @@ from pathlib import Path
 import psutil
 
 LICENSE_KEY = "0123456789abcdef0123456789abcdefFFFFNRAL"
-HEADERS = b"Content-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n"
-GOOD, BAD = b"HTTP/1.1 200 OK\r\n" + HEADERS, b"HTTP/1.1 500 Internal Server Error\r\n" + HEADERS
+BODY = b"Hello, world\n" * 48
+REST = b"""Server: target
+Date: Tue, 24 Nov 2026 12:00:00 GMT
+Content-Type: text/plain
+Content-Length: %d
+Last-Modified: Mon, 23 Nov 2026 12:00:00 GMT
+Connection: keep-alive
+ETag: "6740a1f0-270"
+Accept-Ranges: bytes
+
+""".replace(b"\n", b"\r\n") % len(BODY) + BODY  # fmt: skip
+GOOD, BAD = b"HTTP/1.1 200 OK\r\n" + REST, b"HTTP/1.1 500 Internal Server Error\r\n" + REST
+"""As nginx answers with a small file: what Locust does with an answer depends on how many headers it has."""
 
 
 class Process:
