@@ -83,6 +83,11 @@ class Candidate:
         """Of its environment."""
         return {}
 
+    @classmethod
+    def reporting_every(cls, interval_s):
+        """More of them, for another interval."""
+        return {}
+
 
 class Bare(Candidate):
     """Locust alone."""
@@ -189,6 +194,10 @@ class Ours(Candidate):
         return {"NEW_RELIC_LICENSE_KEY": LICENSE_KEY, "LOCUST_NEWRELIC_ENDPOINT": sink.events_url,
                 "NEW_RELIC_CA_BUNDLE_PATH": sink.certificate}  # fmt: skip
 
+    @classmethod
+    def reporting_every(cls, interval_s):
+        return {"LOCUST_NEWRELIC_INTERVAL": str(interval_s)}
+
 
 class Naive(Candidate):
     """A listener that records an SDK event for each request, sent by the SDK's harvester."""
@@ -210,6 +219,10 @@ class Naive(Candidate):
     def variables(cls, sink):
         return {"BENCHMARK_LICENSE_KEY": LICENSE_KEY, "BENCHMARK_EVENTS_URL": sink.events_url,
                 "BENCHMARK_CERTIFICATE": sink.certificate}  # fmt: skip
+
+    @classmethod
+    def reporting_every(cls, interval_s):
+        return {"BENCHMARK_INTERVAL_S": str(interval_s)}
 
 
 class Otel(Candidate):
@@ -257,6 +270,10 @@ class Otel(Candidate):
     @classmethod
     def variables(cls, sink):
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{sink.otlp}"}
+
+    @classmethod
+    def reporting_every(cls, interval_s):
+        return {"OTEL_METRIC_EXPORT_INTERVAL": str(round(1000 * interval_s))}
 
 
 class LocustTelemetry(Candidate):
@@ -316,6 +333,10 @@ class LocustTelemetry(Candidate):
     def arguments(cls, sink):
         return ["--testplan", "benchmark", "--enable-telemetry-recorder", "otel", "--lt-otel-exporter-otlp-endpoint",
                 f"http://{sink.otlp}", "--lt-otel-exporter-otlp-insecure", "1"]  # fmt: skip
+
+    @classmethod
+    def reporting_every(cls, interval_s):
+        return {"LOCUST_TELEMETRY_STATS_RECORDER_INTERVAL": str(round(interval_s))}
 
 
 ALL = (Bare, Empty, Ours, Naive, Otel, LocustTelemetry)

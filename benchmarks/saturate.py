@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 import gevent
-from locust import FastHttpUser, events, task
-from locust.runners import MasterRunner
+from locust import FastHttpUser, events, runners, task
 from usage import USE
 
 ENDPOINTS = 20
@@ -24,6 +23,8 @@ CANDIDATE, OUTPUT = os.environ["BENCHMARK_CANDIDATE"], os.environ["BENCHMARK_OUT
 MALLOC_STEP, LARGEST_SMALL, POOL = 16, 512, 16_384
 """Of CPython's allocator, in bytes: it has pools for each size of small objects; ``bytes`` take three steps or more."""
 BYTES_OVERHEAD = b"".__sizeof__()
+
+runners.WORKER_REPORT_INTERVAL *= int(os.environ["BENCHMARK_SHARED_BY"])  # its clock goes on while it is stopped
 
 _moved = []
 
@@ -85,7 +86,7 @@ class Turns:
 @events.test_start.add_listener
 def on_test_start(environment, **_):
     """A master has no users, and no turns."""
-    if isinstance(environment.runner, MasterRunner):
+    if isinstance(environment.runner, runners.MasterRunner):
         return
     move_memory()
     turns = Turns()

@@ -58,7 +58,7 @@ def use_naive():
 
     batch = EventBatch()
     key, url, certificate = (os.environ[f"BENCHMARK_{what}"] for what in ("LICENSE_KEY", "EVENTS_URL", "CERTIFICATE"))
-    harvester = Harvester(client(key, url, certificate), batch)
+    harvester = Harvester(client(key, url, certificate), batch, float(os.environ["BENCHMARK_INTERVAL_S"]))
     events.request.add_listener(naive(batch))
     events.test_start.add_listener(lambda **_: harvester.start())
     events.quitting.add_listener(lambda **_: harvester.stop())
