@@ -6,6 +6,7 @@ All of it is bounded, and what several processes have can be merged. No clock, n
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
@@ -23,6 +24,9 @@ MOST_ERRORS, MOST_EXCEPTIONS = 200, 50
 
 MOST_FAILURES = 1_000
 """Pairs of endpoint (with its dimensions) and error in a window."""
+
+MOST_ASIDE = 1_000
+"""Failures that wait to be counted."""
 
 MOST_SAMPLES = 1_000
 """Sampled requests in a window."""
@@ -275,10 +279,11 @@ class Records:
 class Details:
     """All of this, of one window: each part is made when it is first asked for, as most windows have few of them."""
 
-    __slots__ = ("_exceptions", "_failures", "_num_processes", "_records", "_samples")
+    __slots__ = ("_aside", "_exceptions", "_failures", "_num_processes", "_records", "_samples")
 
     def __init__(self, num_processes: int = 1) -> None:
         self._num_processes = num_processes
+        self._aside: list[Failure] = []
         self._failures: Failures | None = None
         self._exceptions: Tally[UserException] | None = None
         self._samples: Samples | None = None
@@ -287,6 +292,7 @@ class Details:
     @property
     def failures(self) -> Failures:
         """Failed requests, by endpoint and error."""
+        self.count()
         if self._failures is None:
             self._failures = Failures()
         return self._failures
@@ -313,8 +319,22 @@ class Details:
             self._records = Records(number * MOST_RECORDED, number * MOST_CHARACTERS)
         return self._records
 
+    def put_aside(self, failure: Failure) -> None:
+        """Count a failed request, but later: to look up many at once costs less than one by one."""
+        self._aside.append(failure)
+        if len(self._aside) >= MOST_ASIDE:
+            self.count()
+
+    def count(self) -> None:
+        """Count what was put aside; it is also done when it is asked for."""
+        if self._aside:
+            aside, self._aside = self._aside, []
+            for failure, number in Counter(aside).items():
+                self.failures.add(failure, number)
+
     def parts(self) -> list[tuple[str, Any]]:
         """The parts that there are, each with its name."""
+        self.count()
         parts = {
             "failures": self._failures,
             "exceptions": self._exceptions,
@@ -325,6 +345,7 @@ class Details:
 
     def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> None:
         """Add what *other* has, which stays as it is; *rename* says under which key requests are counted here."""
+        other.count()
         for failure, number in (other._failures or {}).items():
             key = rename(failure.key)
             self.failures.add(failure if key is failure.key else failure._replace(key=key), number)
@@ -341,7 +362,7 @@ class Details:
         self.records.shift(shift_ms)
 
     def __bool__(self) -> bool:
-        return bool(self._failures or self._exceptions or self._samples or self._records)
+        return bool(self._aside or self._failures or self._exceptions or self._samples or self._records)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Details):

@@ -9,7 +9,6 @@ import math
 import random
 import traceback
 from array import array
-from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -204,8 +203,6 @@ class Recorder:
         self._details = Details()
         self._known_failures: dict[tuple[Any, ...], Failure] = {}
         """What a method, place, class of exception and error are to the window: most errors come again."""
-        self._failures: list[Failure] = []
-        """Those of the window that wait to be counted."""
         self._pending: tuple[_Pending, _Pending] = ({}, {})  # without and with an exception
         self._kinds: tuple[_Kinds, _Kinds] = ({}, {})
         """All that may be put aside there."""
@@ -311,7 +308,7 @@ class Recorder:
         if len(pending) + 2 >= self._longest:
             self._count_pending(pending, True, status_code, request_type, place)
             pending = self._list_of(True, status_code, request_type, place)  # odd times may have switched greenlets
-        self._put_aside(failure)
+        self._details.put_aside(failure)
         return pending
 
     def _first(
@@ -398,7 +395,7 @@ class Recorder:
         kind = Kind(key, status_code, failed)
         self._counts.count_one(kind, response_time_ms, length)
         if error is not None:
-            self._put_aside(Failure(key, *error))
+            self._details.put_aside(Failure(key, *error))
 
         same = type(request_type) is type(name) is str and key[:2] == (request_type, name)
         if same and (seen is None or (type(seen) is int and seen == status_code)):
@@ -422,7 +419,6 @@ class Recorder:
     def take(self) -> Window:
         """The open window, which is thereby closed; the next one opens. Nothing is lost or counted twice in between."""
         self._hand_over_pending()
-        self._count_failures()
         counts, self._counts = self._counts, Counts(self._scale, self._max_kinds)
         details, self._details = self._details, Details()
         return Window(counts, self.names.hidden.copy(), details, max_rows=self._max_kinds)
@@ -433,6 +429,7 @@ class Recorder:
         So there is less to do at a time. The window may be taken, and counted, meanwhile.
         """
         counts = self._counts
+        self._details.count()
         much = [
             (names, place, kinds[status_code][method][place])
             for pending, kinds in zip(self._pending, self._kinds, strict=True)
@@ -472,17 +469,6 @@ class Recorder:
         pending.clear()
         for values in values_of_many(self._scale, failed, requests):
             self._counts.add(kind, values)  # not to those of before: odd times may have switched greenlets
-
-    def _put_aside(self, failure: Failure) -> None:
-        """Count a failure with its window, at the latest: many at once cost half of what they do one by one."""
-        self._failures.append(failure)
-        if len(self._failures) >= LONGEST_PENDING:
-            self._count_failures()
-
-    def _count_failures(self) -> None:
-        failures, self._failures = self._failures, []
-        for failure, number in Counter(failures).items():
-            self._details.failures.add(failure, number)
 
     def _expect(self, kind: Kind, seen: int | None) -> None:
         """Let the listener find requests like this one, as long as there is room."""

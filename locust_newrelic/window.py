@@ -288,6 +288,7 @@ class Window:
         """Count all that still waits, in small steps: time for others in between."""
         if self._source is not None:
             yield from self._source.count()
+        self.details.count()
 
     def collect(self) -> Iterator[None]:
         """Count all that still waits and sort it by series, in small steps."""
