@@ -329,8 +329,7 @@ class Details:
         """Count what was put aside; it is also done when it is asked for."""
         if self._aside:
             aside, self._aside = self._aside, []
-            for failure, number in Counter(aside).items():
-                self.failures.add(failure, number)
+            self.failures.add_all(list(Counter(aside).items()))
 
     def parts(self) -> list[tuple[str, Any]]:
         """The parts that there are, each with its name."""
