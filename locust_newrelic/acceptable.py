@@ -29,8 +29,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_:.]*")
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_:]{1,255}")
 _RESERVED_TYPES = re.compile(r"Metric|MetricRaw|Metric[0-9].*|Public_.*|Entity|EntityRelationship")
 
+# Errors may be whole pages, each of which is looked through as its request ends. So none of these patterns looks at a
+# character again and again: an "@" is known to come where one is looked for, and what has no query is matched as well.
+_UP_TO_AT = re.compile(r"(?<!\S)\S*@")
 _CREDENTIALS = re.compile(r"(?<=//)(?:[^\s/?#@]*:(?!\d+[/?#])[^\s@]*@)?(?:[^\s/?#]*@)?")
-_QUERY = re.compile(r"(//[^\s?#'\"<>]*)[?#][^\s'\"<>)]*")
+_ADDRESS = re.compile(r"((?:/|(?<![^\s'\"(\[<=:,]))/[^\s?#'\"<>]*)([?#][^\s'\"<>)]*)?")
 
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 
@@ -115,10 +118,12 @@ def with_acceptable_names(attributes: Mapping[Any, object], prefix: str = "") ->
 
 
 def without_secrets(text: str) -> str:
-    """The text with no user, password and query in any address in it."""
-    if "//" not in text:
+    """The text with no user, password and query in any address in it, nor a query in an address without a host."""
+    if "/" not in text:
         return text
-    return _QUERY.sub(r"\1?...", _CREDENTIALS.sub("", text) if "@" in text else text)
+    if "@" in text and "//" in text:
+        text = _UP_TO_AT.sub(lambda found: _CREDENTIALS.sub("", found[0]), text)
+    return _ADDRESS.sub(lambda found: f"{found[1]}?..." if found[2] else found[0], text)
 
 
 def address_only(url: str) -> str:

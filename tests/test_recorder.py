@@ -18,7 +18,7 @@ from new_relic import why_refused
 from requests.structures import CaseInsensitiveDict
 from test_window import SCALE, Odd, Page, custom, fired, on_request, record
 
-from locust_newrelic.acceptable import LONGEST_NAME, LONGEST_VALUE
+from locust_newrelic.acceptable import LONGEST_NAME, LONGEST_VALUE, without_secrets
 from locust_newrelic.details import MOST_ERRORS, MOST_FAILURES, OTHER_TEXT, Failure
 from locust_newrelic.recorder import LONGEST_PENDING, MANY_PENDING, MOST_OF_CONTEXT, MOST_PENDING, Recorder
 from locust_newrelic.window import OTHER, Key
@@ -196,6 +196,13 @@ def test_many_failures():
             "401 for url: http://shop/a?token=secret#x, then http://b/?mail=a@b.c)",
             "401 for url: http://shop/a?... then http://b/?...)",
         ),
+        (
+            "Max retries exceeded with url: /a?token=secret (Caused by",
+            "Max retries exceeded with url: /a?... (Caused by",
+        ),
+        ("/a?token=secret", "/a?..."),
+        ("get('/a?token=secret')", "get('/a?...')"),
+        ("either/or? a / b? 1/2?", "either/or? a / b? 1/2?"),
         ("x" * (LONGEST_VALUE - 14) + " http://user:secret@shop", "x" * (LONGEST_VALUE - 14) + " http://shop"),
     ],
 )
@@ -209,6 +216,32 @@ def test_errors_without_secrets(text, told):
 
     assert [failure.error for failure in details.failures] == [told[:LONGEST_VALUE]]
     assert [exception.error for exception in details.exceptions] == [told[:LONGEST_VALUE]]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "https://shop.example/{},",
+        '{{"mail":"a@shop","host":"https://h{}.example:80","at":"1:2"}},',
+        "//{}:",
+        "//",
+        "/",
+        "@",
+    ],
+)
+def test_long_errors_take_as_long_as_they_are(part):
+    """A page without a blank as the text of an error does not hold the load generator."""
+
+    def takes_s(parts):
+        text = "".join(part.format(number) for number in range(parts))
+        times_s = []
+        for _ in range(3):
+            begun_s = time.process_time()
+            without_secrets(text)
+            times_s.append(time.process_time() - begun_s)
+        return min(times_s)
+
+    assert takes_s(4_000) < 64 * takes_s(250)  # 16 times, in proportion; 256 times, if each looked at all others
 
 
 # -- dimensions ----------------------------------------------------------------------------------------------------
