@@ -110,6 +110,11 @@ def _run_id(value: object) -> str:
     if len(text) > 200:
         msg = f"must have at most 200 characters, got {len(text)}"
         raise ConfigError(msg)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Locust could not send it to the workers
+        msg = "must be text in UTF-8"
+        raise ConfigError(msg) from None
     return text
 
 

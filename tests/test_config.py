@@ -1,6 +1,7 @@
 """Flags, variables and config files: what becomes of them, and how a bad one is refused."""
 
 import dataclasses
+import os
 import traceback
 
 import pytest
@@ -300,6 +301,14 @@ def test_a_bad_value_is_a_usage_error(sources, capsys, source, name, text, reaso
 
     assert setting.flag in said or any(variable in said for variable in setting.variables)
     assert reason in said
+
+
+@pytest.mark.parametrize("source", ["flag", "variable"])
+def test_a_run_id_in_another_encoding_is_a_usage_error(sources, capsys, source):
+    """Locust could not tell the workers of a run id that is not UTF-8."""
+    said = usage_error(capsys, sources[source](SETTING["run-id"], os.fsdecode(b"caf\xe9")))
+
+    assert "must be text in UTF-8" in said
 
 
 @pytest.mark.parametrize("name", ["disabled", "no-ci-attributes"])
