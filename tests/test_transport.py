@@ -4,6 +4,8 @@ import contextlib
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
 import traceback
 from base64 import b64encode
@@ -17,7 +19,7 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from locusts import free_port
+from locusts import clean_environment, free_port
 from new_relic import Answer, NewRelic, make_certificate
 
 from locust_newrelic import ConfigError
@@ -552,3 +554,38 @@ def test_the_key_is_in_no_outcome(new_relic, connect, answer):
     transport = connect()
 
     assert new_relic.license_key not in repr(sent(transport, timeout_s=0.2))
+
+
+UNPATCHED = """
+import sys
+import time
+import gevent
+from locust_newrelic.transport import Transport
+
+url, ca_bundle, license_key = sys.argv[1:]
+transport = Transport(license_key, url, ca_bundle=ca_bundle, version="1.2.3", clock=time.time)
+event = {"eventType": "LocustCheck", "timestamp": int(time.time() * 1000)}
+sending = gevent.spawn(transport.send, [event], 10.0)
+gevent.sleep(0.001)
+print(sending.ready(), flush=True)
+print(sending.get().verdict.name, flush=True)
+"""
+
+
+def test_where_gevent_has_not_patched_sockets(new_relic, tmp_path):
+    """Other greenlets run while New Relic does not answer, also where Locust is told not to patch the sockets."""
+    (tmp_path / "send.py").write_text(UNPATCHED)
+    new_relic.answers = [Answer(late=True)]
+    arguments = [sys.executable, str(tmp_path / "send.py"), new_relic.url, str(new_relic.certificate)]
+    process = subprocess.Popen(
+        [*arguments, new_relic.license_key],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment() | {"LOCUST_SKIP_MONKEY_PATCH": "1"},
+    )
+    with process:
+        was_sent_meanwhile = process.stdout.readline().strip()
+        new_relic.release()
+        verdict = process.stdout.readline().strip()
+
+    assert (was_sent_meanwhile, verdict) == ("False", "ACCEPTED")
