@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 from gevent.event import Event as Flag
+from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
 from .own import own_of
 
@@ -99,7 +100,8 @@ class Reporter:
             self._unlisten(hook, listener)
         self._unshield()
         self._own.hand_over(None)
-        vars(self.environment.stats).pop("reset_all", None)
+        for method in ("reset_all", "clear_all"):
+            vars(self.environment.stats).pop(method, None)
         if reporter_on(self.environment.events) is self:
             delattr(self.environment.events, _ATTRIBUTE)
 
@@ -146,15 +148,29 @@ class Reporter:
         """Be told of each reset of Locust's statistics at the very moment, whoever asks for it.
 
         Of its own resets Locust fires an event, but not always at the moment, and a locustfile may call ``reset_all()``
-        itself. So this environment's statistics get a ``reset_all`` that tells us first.
+        or ``clear_all()`` itself. So this environment's statistics get methods that tell us first. Locust clears them
+        before a test starts, too, which is no reset of that test.
         """
-        reset_all = self.environment.stats.reset_all
+        stats = self.environment.stats
+        reset_all, clear_all = stats.reset_all, stats.clear_all
 
         def reset_all_and_tell() -> None:
             safe(on_reset)()
             reset_all()
 
-        self.environment.stats.reset_all = reset_all_and_tell  # type: ignore[method-assign]
+        def clear_all_and_tell() -> None:
+            if self._is_running:
+                safe(on_reset)()
+            clear_all()
+
+        stats.reset_all = reset_all_and_tell  # type: ignore[method-assign]
+        stats.clear_all = clear_all_and_tell  # type: ignore[method-assign]
+
+    @property
+    def _is_running(self) -> bool:
+        """Whether a test runs."""
+        runner = self.environment.runner
+        return getattr(runner, "worker_state", getattr(runner, "state", None)) in (STATE_SPAWNING, STATE_RUNNING)
 
     def _user_count(self) -> int:
         return getattr(self.environment.runner, "user_count", 0)

@@ -175,7 +175,7 @@ class Sender(Reporter):
         atexit.register(self._at_exit)
         self._greenlet = gevent.spawn(self._loop)
         self._shield_from_interrupts()
-        if getattr(self.environment.runner, "state", None) in ("spawning", "running"):
+        if self._is_running:
             self._on_test_start()
 
     def _open_sinks(self) -> None:
@@ -431,7 +431,9 @@ class Sender(Reporter):
         """Count in what a worker has reported; run and epoch are those at the arrival."""
         for part in self._workers.read(client_id, data, arrival_ms):
             of_run = self._runs.get(part.run_id or run.run_id, run)
-            epoch = (stats_epoch if of_run is run else of_run.stats_epoch) - part.was_reset
+            epoch = stats_epoch if of_run is run else of_run.stats_epoch
+            if part.was_reset:  # which may be the worker's first, before the master's, or without one
+                epoch = max(epoch - 1, 0)
             if part.is_approximate and part.window.num_requests:
                 run.approximate.add(client_id)
             yield from self._gathered(of_run, part.window, part.node, part.start_ms, epoch)

@@ -155,6 +155,20 @@ class Steps(LoadTestShape):
 """
 
 
+def test_workers_that_reset_without_the_master(new_relic, locusts, target):
+    """What such workers had not reported is gone for Locust; for New Relic it is in the first epoch, as all else is."""
+    crew = Crew(locusts, new_relic)
+    master = crew.master(STEADY, "--headless", "-H", target, "-u", "4", "-r", "1", "-t", "8", "--expect-workers", "2",
+                         "--newrelic-interval", "2")  # fmt: skip
+    for worker in [crew.worker(STEADY, "--reset-stats") for _ in range(2)]:
+        assert worker.wait() == 0, worker.log
+    assert master.wait() == 0, master.log
+
+    assert {event["stats_epoch"] for event in new_relic.events} == {0}
+    assert reported_counts(new_relic.of_type("LocustRequestStatistics")) == counts(truth(locusts.folder))
+    assert no_log_of_a_fault(master.log)
+
+
 @pytest.mark.parametrize("more", ["", "--reset-stats"])
 def test_a_shape(new_relic, locusts, target, more):
     """A custom shape; with --reset-stats, Locust's figures are those of the last epoch, and nothing is lost."""

@@ -234,14 +234,17 @@ from locust import events
 
 @events.test_start.add_listener
 def reset_later(environment, **_):
-    gevent.spawn_later(1.5, environment.stats.reset_all)
+    gevent.spawn_later(1.5, environment.stats.METHOD)
 """
 
 
-def test_a_reset_by_the_locustfile(new_relic, locusts, target):
-    """A locustfile that calls reset_all() itself raises the epoch as well."""
-    run = locusts.run(SIMPLE + RESET_BY_HAND, "-H", target, "-t", "3", environment=new_relic.environment())
+@pytest.mark.parametrize("method", ["reset_all", "clear_all"])
+def test_a_reset_by_the_locustfile(new_relic, locusts, target, method):
+    """A locustfile that calls reset_all() or clear_all() itself raises the epoch as well."""
+    locustfile = SIMPLE + RESET_BY_HAND.replace("METHOD", method)
+    run = locusts.run(locustfile, "-H", target, "-t", "3", environment=new_relic.environment())
 
+    assert {event["stats_epoch"] for event in new_relic.of_type("LocustRequestStatistics")} == {0, 1}
     assert_same(last_epoch(new_relic), run.stats())
     assert_consistent(new_relic)
 
