@@ -16,6 +16,7 @@ from collections import ChainMap, Counter, deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakMethod
 
 import gevent
 import locust
@@ -39,7 +40,7 @@ from .transport import Transport
 from .workers import Workers, report_interval_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from locust.env import Environment
 
@@ -171,8 +172,9 @@ class Sender(Reporter):
         self._listen_first(events.test_stop, safe(self._on_test_stop))
         self._listen(events.quit, safe(self._on_quit))
         self._watch_resets(self._on_reset)
-        self._process_id = os.getpid()
-        atexit.register(self._at_exit)
+        atexit.register(self._finish)  # for an exit without "quit": a second Ctrl-C, sys.exit() in a locustfile
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=_if_alive(WeakMethod(self._leave_to_parent)))
         self._greenlet = gevent.spawn(self._loop)
         self._shield_from_interrupts()
         if self._is_running:
@@ -568,7 +570,7 @@ class Sender(Reporter):
         """
         if not self._closing.is_set():
             self._closing.set()
-            atexit.unregister(self._at_exit)
+            atexit.unregister(self._finish)
             self._finisher = gevent.spawn(self._finish_all)
         while not self._closed.is_set():
             self._wait_until_closed()
@@ -614,10 +616,13 @@ class Sender(Reporter):
             logger.error("New Relic: a before_send does not return: up to %d events are lost", EVENTS_AT_ONCE)
             self._own.skip_functions()
 
-    def _at_exit(self) -> None:
-        """For an exit without ``quit``: a second Ctrl-C, ``sys.exit()`` in a locustfile. A forked child has no part."""
-        if os.getpid() == self._process_id:
-            self._finish()
+    def _leave_to_parent(self) -> None:
+        """Do nothing any more: this process was forked, by a locustfile that starts a helper, and has all greenlets."""
+        atexit.unregister(self._finish)
+        self._closing.set()
+        self._closed.set()
+        for greenlet in self._greenlets():
+            greenlet.kill(block=False)
 
     def _say_what_was_sent(self) -> None:
         if self._delivery is not None:
@@ -625,6 +630,17 @@ class Sender(Reporter):
             logger.log(level, "New Relic: %s", self._delivery.summary())
         if self._output is not None:
             logger.info("New Relic: %d events written to %s", self._output.num_written, self._output.path)
+
+
+def _if_alive(method: WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    """Calls *method*, unless its object is gone."""
+
+    def call() -> None:
+        alive = method()
+        if alive is not None:
+            alive()
+
+    return call
 
 
 def _unchangeable(options: dict[str, Any]) -> dict[str, Any]:

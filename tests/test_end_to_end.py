@@ -249,6 +249,37 @@ def test_a_reset_by_the_locustfile(new_relic, locusts, target, method):
     assert_consistent(new_relic)
 
 
+FORKS = """
+import multiprocessing
+import os
+import time
+
+from locust import events
+
+def help_with_the_test(parent):
+    while os.getppid() == parent:
+        time.sleep(0.1)
+
+@events.test_start.add_listener
+def start_a_helper(**_):
+    context = multiprocessing.get_context("fork")
+    context.Process(target=help_with_the_test, args=[os.getpid()], daemon=True).start()
+"""
+
+
+def test_a_forked_helper_reports_nothing(new_relic, locusts, target):
+    """A process that a locustfile forks has all of Locust's greenlets; only the one that it was forked from reports."""
+    run = locusts.run(SIMPLE + FORKS, "-H", target, "-t", "4", "--newrelic-interval", "1",
+                      environment=new_relic.environment())  # fmt: skip
+
+    assert_same(new_relic.of_type("LocustRequestStatistics"), run.stats())
+    assert_consistent(new_relic)
+    assert run.process.returncode == 0, run.log
+    numbers = sorted(event["seq"] for event in new_relic.events)
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not list(locusts.folder.glob("*.spool.ndjson"))
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM]])
 def test_the_last_window_survives_signals(new_relic, locusts, target, signals):
     """Stopped by Ctrl-C or SIGTERM, Locust exits as always, and the last window and the stop event are delivered."""
