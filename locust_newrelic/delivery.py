@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE, BATCH_CHARACTERS = 100, 50_000
-"""Events in a POST, and how much text. Encoding them holds Locust's event loop for some 3 ms, ten times as many 20."""
+BATCH_SIZE, BATCH_CHARACTERS = 1_000, 500_000
+"""Events in a POST, and how much text: with 0.2 s from a POST to the next, that is some 3,000 events a second."""
 
 KEPT_AT_ONCE = 50
 """Events that are written to the spool before other greenlets may run: some 1 ms."""

@@ -15,15 +15,22 @@ from hypothesis import strategies as st
 from new_relic import Answer, NewRelic
 
 from locust_newrelic import delivery as module
-from locust_newrelic.delivery import BATCH_SIZE, CALL_TIMEOUT_S, LONGEST_BACKOFF_S, Delivery, Patience, backoff_s
+from locust_newrelic.delivery import CALL_TIMEOUT_S, LONGEST_BACKOFF_S, Delivery, Patience, backoff_s
 from locust_newrelic.spool import Spool
 from locust_newrelic.transport import Outcome, Transport, Verdict
 
+BATCH_SIZE = 100
 PATIENCE_S = 60.0
 ACCEPTED = Outcome(Verdict.ACCEPTED)
 BUSY = Outcome(Verdict.RETRY, "HTTP 503", 0.0)
 TOO_LARGE = Outcome(Verdict.SPLIT, "HTTP 413")
 FORBIDDEN, INVALID = Outcome(Verdict.REFUSED, "HTTP 403"), Outcome(Verdict.REFUSED, "HTTP 400")
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    """A tenth of what is sent at once otherwise, so that some hundred events are several batches."""
+    monkeypatch.setattr(module, "BATCH_SIZE", BATCH_SIZE)
 
 
 class Fake:

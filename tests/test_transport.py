@@ -1,6 +1,8 @@
 """Sending to a real server over TLS: what becomes of a batch, whatever the other side or the way to it does."""
 
 import contextlib
+import gzip
+import json
 import os
 import socket
 import ssl
@@ -23,7 +25,7 @@ from locusts import clean_environment, free_port
 from new_relic import Answer, NewRelic, make_certificate
 
 from locust_newrelic import ConfigError
-from locust_newrelic.transport import Outcome, Transport, Verdict, outcome_of, proxy_for, retry_after_s
+from locust_newrelic.transport import Outcome, Transport, Verdict, _encoded, outcome_of, proxy_for, retry_after_s
 
 NOW = 1_700_000_000
 PATIENCE_S = 30.0
@@ -554,6 +556,17 @@ def test_the_key_is_in_no_outcome(new_relic, connect, answer):
     transport = connect()
 
     assert new_relic.license_key not in repr(sent(transport, timeout_s=0.2))
+
+
+def test_others_run_while_a_batch_is_encoded():
+    """A batch becomes a compressed list in JSON, and other greenlets run before that is done."""
+    batch = [{"seq": seq, "text": 'a "word", ä, 😀\n\x00\ud800', "number": 1e-7} for seq in range(20_000)]
+    encoding = gevent.spawn(_encoded, batch)
+    gevent.sleep(0)
+
+    assert not encoding.ready()
+    assert json.loads(gzip.decompress(encoding.get())) == batch
+    assert json.loads(gzip.decompress(_encoded(batch[:1]))) == batch[:1]
 
 
 UNPATCHED = """
