@@ -333,8 +333,8 @@ def test_a_worker_attached_in_the_middle(tmp_path):
     with master_and_worker(lambda _: None) as (master, worker):
         locust_newrelic.attach(worker)
         master.runner.start(1, spawn_rate=1)
-        reporter = locust_newrelic.attach(master, output=str(tmp_path / "events"))
         master.stats.clear_all()
+        reporter = locust_newrelic.attach(master, output=str(tmp_path / "events"))
         master.runner.start(2, spawn_rate=2)  # more users: the workers are told of the run
         run_on_workers(master, requests=500)
         own = own_figures(master)
