@@ -158,14 +158,17 @@ class Spool:
             self._remove()
 
     def close(self) -> None:
-        """Leave only what is not delivered in the file."""
+        """Leave only what is not delivered in the file; if somebody has removed that, make it again."""
         if self._file < 0:
             return
+        path = self.path or ""
+        is_there = os.path.exists(path)
         try:
-            if self._num_delivered:
-                self._file = rewritten(self._file, self.path or "", _pending_lines(self._file))
+            if self._num_delivered or not is_there:
+                self._file = rewritten(self._file, path, _pending_lines(self._file))
         except OSError as error:
-            logger.warning("New Relic: delivered events are still in %s: %s", self.path, error.strerror)
+            what = "delivered events are still in" if is_there else "what was kept is lost with"
+            logger.warning("New Relic: %s %s: %s", what, path, error.strerror)
         finally:
             os.close(self._file)
             self._file = -1

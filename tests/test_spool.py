@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -319,6 +320,26 @@ def test_a_folder_that_is_gone(tmp_path, caplog):
 
     assert [record.message for record in caplog.records] == [
         f"New Relic: what cannot be sent cannot be kept in {tmp_path}/gone either: No such file or directory"
+    ]
+
+
+def test_a_file_that_somebody_removes(tmp_path, caplog):
+    """What is pending is in a file at the end, also if the first was removed; without a folder that is said."""
+    spool = Spool(str(tmp_path))
+    spool.settle(spool.keep(events(1, 2))[:1])
+    os.unlink(spool.path)
+    spool.keep(events(3))
+    spool.close()
+    assert numbers(spool.path) == [2, 3]
+    assert not caplog.records
+
+    (tmp_path / "folder").mkdir()
+    spool = Spool(str(tmp_path / "folder"))
+    spool.keep(events(1))
+    shutil.rmtree(tmp_path / "folder")
+    spool.close()
+    assert [record.message for record in caplog.records] == [
+        f"New Relic: what was kept is lost with {spool.path}: No such file or directory"
     ]
 
 
