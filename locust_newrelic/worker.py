@@ -106,10 +106,15 @@ class Worker(Reporter):
     def _on_quit(self, **_: object) -> None:
         """Locust has sent its last report. Our listeners stay: older Locusts skip others if one goes meanwhile."""
         self._closing.set()
-        self._wake.set()
-        self._recording = None
-        self._own.hand_over(None)
+        self._end_window()
+        num_late = sum(len(part.window.details.records.events) for part in self._parts)
+        if num_late:
+            logger.warning("New Relic: %d events were recorded after the last report to the master: lost", num_late)
         self._parts.clear()
+        if self._recording is not None:
+            self._recording = None
+            self._own.end()
+        self._wake.set()
         if self._gauge is not None:
             self._gauge.close()
 

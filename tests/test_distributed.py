@@ -155,6 +155,26 @@ class Steps(LoadTestShape):
 """
 
 
+LATE_RECORD = """
+from locust import events
+
+@events.quitting.add_listener
+def record_too_late(**_):
+    locust_newrelic.record("TooLate")
+"""
+
+
+def test_an_event_recorded_after_the_last_report(new_relic, locusts, target):
+    """What a worker records when it has sent its last report is lost; its log says so."""
+    crew = Crew(locusts, new_relic)
+    master = crew.master(STEADY, "--headless", "-H", target, "-u", "1", "-t", "2", "--expect-workers", "1")
+    worker = crew.worker(STEADY + LATE_RECORD)
+    assert (worker.wait(), master.wait()) == (0, 0), worker.log + master.log
+
+    assert new_relic.of_type("TooLate") == []
+    assert worker.log.count("1 events were recorded after the last report to the master: lost") == 1
+
+
 def test_workers_that_reset_without_the_master(new_relic, locusts, target):
     """What such workers had not reported is gone for Locust; for New Relic it is in the first epoch, as all else is."""
     crew = Crew(locusts, new_relic)
