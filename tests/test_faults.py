@@ -118,7 +118,7 @@ FAULTS = {
         "not delivered in time", variables={"HTTPS_PROXY": "{swallowing}", "NO_PROXY": ""}, is_sent=False
     ),
     "wrong key": Fault(
-        r"region us\) refused events: HTTP 403\. Check the license key .* They are kept in",
+        r"127\.0\.0\.1 refused events: HTTP 403\. Check the license key .* They are kept in",
         variables={"NEW_RELIC_LICENSE_KEY": KEY[:-1] + "X"},
         is_sent=False,
     ),
@@ -171,11 +171,14 @@ class Run:
             "--newrelic-interval", "1", "--newrelic-flush-timeout", str(FLUSH_TIMEOUT_S),
             "--newrelic-output", "made.ndjson", environment=self.new_relic.environment() | unused | variables,
         )  # fmt: skip
-        self.commands = [
-            path.read_text() for path in Path("/proc").glob(f"{self.locust.process.pid}/**/cmdline") if path.exists()
-        ]
+        wait_until(self._commands, "its command line, which is empty while the system starts it")
+        self.commands = self._commands()
         self._waiting = threading.Thread(target=self._wait, daemon=True)
         self._waiting.start()
+
+    def _commands(self):
+        paths = Path("/proc").glob(f"{self.locust.process.pid}/**/cmdline")
+        return list(filter(None, [path.read_text() for path in paths if path.exists()]))
 
     def _wait(self):
         self.code = self.locust.wait()
