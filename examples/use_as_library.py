@@ -39,4 +39,6 @@ def main(host, seconds):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/use_as_library.py HOST [SECONDS]")
     sys.exit(min(main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 10), 1))

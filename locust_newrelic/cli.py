@@ -17,7 +17,7 @@ from locust.argument_parser import get_empty_argument_parser
 
 from . import config as settings
 from ._version import __version__
-from .config import SETTINGS, Config, ConfigError
+from .config import SETTINGS, USER_KEY, Config, ConfigError
 from .delivery import CALL_TIMEOUT_S, Patience
 from .dictionary import CHECK, EVENT_TYPES, as_markdown
 from .payload import check_event
@@ -57,7 +57,7 @@ can be repeated: nothing is sent twice. A file of --newrelic-output that was wri
 marked from the start, as its events were delivered or are in a spool; --force sends them all the same. Lines that are
 not readable, and events that New Relic does not take any more as they are older than 24 h, are counted and left.
 
-Exit code: 0 if all is sent, 1 if something is left, 2 for a setting that cannot be used.
+Exit code: 0 if all is sent, 1 if something is left, 2 for a setting that cannot be used, 130 after a Ctrl-C.
 """
 
 EVENTS_AT_ONCE, BYTES_AT_ONCE = 1_000, 900_000
@@ -179,8 +179,8 @@ def _check(config: Config) -> int:
     print(f"Region:  {'of the endpoint that is set' if config.endpoint else region}")
     print(f"Host:    {transport.host}")
     print(f"Proxy:   {transport.proxy or 'none'}")
-    if config.license_key and config.license_key.startswith("NRAK-"):
-        print("The license key is a user key (NRAK-...), which New Relic refuses: take one of type ingest.")
+    if config.has_user_key:
+        print(USER_KEY)
     if config.disabled:
         print("Reporting is switched off (--newrelic-disabled): Locust sends nothing.")
 
@@ -333,7 +333,7 @@ class Replay:
     @property
     def _where(self) -> str:
         host = self._transport.host if self._transport else ""
-        return f"{host} (region {self._region})"
+        return f"{host} (region {self._region})" if self._region else host
 
 
 _KEPT = "What is not sent is still in the file."

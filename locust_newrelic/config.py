@@ -39,6 +39,8 @@ REGIONS = {
 }
 """The Event API's host of each region (New Relic's own Go client: newrelic-client-go, pkg/region)."""
 
+USER_KEY = "The license key is a user key (NRAK-...), which New Relic refuses: take one of type ingest."
+
 MOST_BUCKETS, MOST_DIMENSIONS = 20, 5
 
 
@@ -445,13 +447,22 @@ class Config:
         return self.endpoint or f"https://{self._host}"
 
     @property
-    def region_name(self) -> str:
-        """The region, as said in the log."""
+    def region_name(self) -> str | None:
+        """The region, as said in the log; None for that of an endpoint that is set, which is not known."""
+        return None if self.endpoint else self._region_in_use
+
+    @property
+    def has_user_key(self) -> bool:
+        """Whether the license key is none, but a key of the kind that is taken for one most often."""
+        return (self.license_key or "").startswith("NRAK-")
+
+    @property
+    def _region_in_use(self) -> str:
         return self.region or _region_of(self.license_key or "")
 
     @property
     def _host(self) -> str:
-        region = self.region_name
+        region = self._region_in_use
         return REGIONS.get(region, f"insights-collector.{region}.nr-data.net")
 
     @classmethod

@@ -84,7 +84,7 @@ EVENT_TYPES = (
     EventType(
         NODE,
         "process and window (with many workers, each of them in every few windows)",
-        "SELECT max(loop_lag_max_ms), average(cpu_percent) FROM LocustNode FACET node",
+        "SELECT max(loop_lag_max_ms), max(cpu_percent) FROM LocustNode FACET node",
     ),
     EventType(
         TEST_RUN,
@@ -117,7 +117,12 @@ _ERROR = (
 )
 _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "": (
-        ("timestamp", "ms since 1970", "", "Start of the window; of what happens once, the moment."),
+        (
+            "timestamp",
+            "ms since 1970",
+            "",
+            "Start of the window, which may be before that of the run; of what happens once, the moment.",
+        ),
         ("appName", "", "", "--newrelic-app-name."),
         ("run_id", "", "", "The run."),
         ("test_name", "", "", "--newrelic-test-name."),
@@ -132,7 +137,7 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     SUMMARY: (
         *_REQUESTS,
         ("error_rate", "0 to 1", _SHARE, "Share of the requests that failed."),
-        ("rps", "1/s", _RATE, "Requests per second of the time that the window was open."),
+        ("rps", "1/s", _RATE, "Requests per second of the time that the window was open, of 1 s at the least."),
         ("fail_per_sec", "1/s", _FAILURE_RATE, "Failures per second, likewise."),
         ("latency_avg", "ms", "max(latency_avg)", "Mean response time in the window."),
         ("latency_min", "ms", "min({0})", "Shortest response time in the window."),
@@ -156,7 +161,7 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("safe_name", "", "", "The name with &, < and > escaped, if that differs."),
         *_REQUESTS,
         ("error_rate", "0 to 1", _SHARE, "Share of the requests that failed."),
-        ("current_rps", "1/s", _RATE, "Requests per second of the time that the window was open."),
+        ("current_rps", "1/s", _RATE, "Requests per second of the time that the window was open, of 1 s at the least."),
         ("current_fail_per_sec", "1/s", _FAILURE_RATE, "Failures per second, likewise."),
         ("avg_response_time", "ms", _MEAN_TIME, "Mean response time in the window."),
         ("min_response_time", "ms", "min({0})", "Shortest response time in the window."),

@@ -26,7 +26,7 @@ from locust import argument_parser, runners
 from . import relay
 from ._version import __version__
 from .acceptable import acceptable, address_only
-from .config import ConfigError, ci_attributes
+from .config import USER_KEY, ConfigError, ci_attributes
 from .delivery import Delivery, in_bytes
 from .gathering import Gathering, NodesInTurn
 from .health import Gauge
@@ -158,7 +158,7 @@ class Sender(Reporter):
         self._runs: dict[str, _Run] = {}
         self._workers = Workers(self.environment, self._scale, self._cadence, config.dimensions)
         self._num_runs = 0
-        self._names_warned = 0
+        self._names_warned = self._num_refused = 0
         self._told: dict[str, int] = {}
         self._open_sinks()
 
@@ -196,12 +196,10 @@ class Sender(Reporter):
             )
             self._delivery = Delivery(transport, spool=Spool(config.spool_dir), region=config.region_name)
             self._sinks.append(self._delivery)
-            logger.info(
-                "New Relic: reporting to %s (region %s) every %g s",
-                transport.host,
-                config.region_name,
-                config.interval_s,
-            )
+            region = f" (region {config.region_name})" if config.region_name else ""
+            logger.info("New Relic: reporting to %s%s every %g s", transport.host, region, config.interval_s)
+            if config.has_user_key:
+                logger.warning("New Relic: %s", USER_KEY)
 
     def _greenlets(self) -> list[gevent.Greenlet]:
         delivery = self._delivery.greenlet if self._delivery is not None else None
@@ -409,6 +407,7 @@ class Sender(Reporter):
         if num_refused and not run.totals.num_refused:
             logger.warning("New Relic: too many events were recorded in a window: %d are lost", num_refused)
         run.totals.num_refused += num_refused
+        self._num_refused += num_refused
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -489,7 +488,7 @@ class Sender(Reporter):
             "events_sent": delivery.num_sent,
             "events_retried": delivery.num_retried,
             "events_spooled": delivery.num_spooled,
-            "events_lost": sum(delivery.lost.values()),
+            "events_lost": sum(delivery.lost.values()) + self._num_refused,
         }
         since = {name: number - self._told.get(name, 0) for name, number in so_far.items()}
         self._told = so_far
@@ -511,7 +510,7 @@ class Sender(Reporter):
         self._say_how_much(run, duration_s)
 
     def _lost(self, run: _Run) -> Counter[str]:
-        """Events that will not arrive, by reason."""
+        """Events of the run that will not arrive, by reason."""
         lost = Counter({REFUSED: run.totals.num_refused} if run.totals.num_refused else {})
         return lost + self._delivery.lost - run.lost_before if self._delivery is not None else lost
 
@@ -626,6 +625,8 @@ class Sender(Reporter):
 
     def _say_what_was_sent(self) -> None:
         if self._delivery is not None:
+            if self._num_refused:
+                self._delivery.lost[REFUSED] = self._num_refused
             level = logging.WARNING if self._delivery.lost or self._delivery.spooled else logging.INFO
             logger.log(level, "New Relic: %s", self._delivery.summary())
         if self._output is not None:

@@ -360,7 +360,7 @@ def test_a_wrong_key_ends_the_replay(new_relic, connected, monkeypatch, capsys):
     assert main(["replay", *paths]) == 1
     assert len(new_relic.posts) == 1
     shown = capsys.readouterr().err
-    assert "127.0.0.1 (region us): HTTP 403. Check the license key" in shown
+    assert "127.0.0.1: HTTP 403. Check the license key" in shown
     assert [numbers_in(path) for path in paths] == [[1, 2], [3]]
 
 

@@ -521,7 +521,8 @@ def test_a_given_region_and_endpoint_win():
     key = "eu01xx0123456789abcdef01234567FFFFNRAL"
     assert Config(license_key=key, region="us").url == "https://insights-collector.newrelic.com"
     assert Config(license_key=key, region="jp").region_name == "jp"
-    assert Config(license_key=key, region="us", endpoint="https://relay.example").url == "https://relay.example"
+    relayed = Config(license_key=key, region="us", endpoint="https://relay.example")
+    assert (relayed.url, relayed.region_name) == ("https://relay.example", None)
 
 
 # -- CI jobs -------------------------------------------------------------------------------------------------------

@@ -546,6 +546,37 @@ def test_more_events_than_a_window_takes(tmp_path, caplog):
     assert caplog.text.count("too many events were recorded in a window: 7 are lost") == 1
 
 
+def test_the_last_line_counts_events_that_had_no_room(new_relic, caplog):
+    """Events that were recorded beyond what windows take are lost in all that tells of losses."""
+    caplog.set_level(logging.INFO)
+    environment = make_environment()
+    reporter = locust_newrelic.attach(
+        environment,
+        license_key=new_relic.license_key,
+        endpoint=new_relic.url,
+        ca_bundle=new_relic.certificate,
+        interval_s=300,
+    )
+    for lost in (7, 9):
+        environment.events.test_start.fire(environment=environment)
+        for _ in range(1_000 + lost):
+            reporter.record("Order")
+    reporter.close()
+
+    assert [event["events_lost"] for event in new_relic.of_type("LocustTestRun", phase="stop")] == [7, 9]
+    assert caplog.records[-1].levelname == "WARNING"
+    assert "16 lost (16 too many recorded)" in caplog.records[-1].message
+
+
+def test_a_user_key(caplog):
+    """A key of the kind that is taken for a license key most often is told of before New Relic refuses it."""
+    reporter = locust_newrelic.attach(make_environment(), license_key="NRAK-0123")
+    reporter.close()
+
+    assert "user key (NRAK-...)" in caplog.text
+    assert "0123" not in caplog.text
+
+
 def test_more_events_than_wait_for_a_run(tmp_path):
     """Those for which there was no room before the first run are counted as lost in it."""
     environment = make_environment()
