@@ -379,9 +379,11 @@ class Sender(Reporter):
     def _target(self) -> dict[str, Any]:
         """What is tested, with what."""
         runner, classes = self.environment.runner, self.environment.user_classes
-        hosts = {self.environment.host} if self.environment.host else {cls.host for cls in classes if cls.host}
+        hosts = (
+            {str(self.environment.host)} if self.environment.host else {str(cls.host) for cls in classes if cls.host}
+        )
         return {
-            "target_host": ", ".join(sorted(map(address_only, map(str, hosts)))) or None,
+            "target_host": ", ".join(sorted(map(address_only, hosts))) or None,
             "user_classes": ", ".join(sorted(cls.__name__ for cls in classes)),
             "user_count": self._user_count(),
             "target_user_count": getattr(runner, "target_user_count", 0),
@@ -591,11 +593,8 @@ class Sender(Reporter):
     def _finish_all(self) -> None:
         begun_s = time.monotonic()
         try:
-            self._finish_run()
-            self._end_window()
-            self._own.end()
-            self._join()
-            self._make_events()
+            for step in (self._finish_run, self._end_window, self._own.end, self._join, self._make_events):
+                safe(step)()  # a fault in one must not cost what the others have to say
             if self._delivery is not None:
                 spent_s = time.monotonic() - begun_s
                 self._delivery.close(max(self._config.flush_timeout_s - spent_s, 0.0))

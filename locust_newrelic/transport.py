@@ -12,6 +12,7 @@ import socket
 import ssl
 import zlib
 from dataclasses import dataclass, field, replace
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,8 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     if header.strip().isdecimal():
         return float(header)
     try:
-        seconds = parsedate_to_datetime(header).timestamp() - now
+        moment = parsedate_to_datetime(header)
+        seconds = moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() - now
     except (TypeError, ValueError, OverflowError):
         return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None

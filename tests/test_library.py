@@ -389,6 +389,7 @@ def test_a_worker_that_comes_after_attach(tmp_path, caplog):
         ("http://user:se/cret@shop.example/;token=secret", "http://shop.example/"),
         ("http://[::1]:8000", "http://[::1]:8000"),
         (17, "17"),
+        (["kafka1", "kafka2"], "['kafka1', 'kafka2']"),
     ],
 )
 def test_the_host_is_sent_without_secrets(tmp_path, host, sent):

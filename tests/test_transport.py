@@ -156,6 +156,18 @@ def test_retry_after(header, seconds):
     assert retry_after_s(header, NOW) == seconds
 
 
+@pytest.mark.parametrize("header", ["Tue Nov 14 22:13:50 2023", "Tue, 14 Nov 2023 22:13:50 -0000"])
+def test_a_retry_after_without_a_zone(monkeypatch, header):
+    """A date without a zone is in UTC, wherever Locust runs."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert retry_after_s(header, NOW) == 30.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @settings(deadline=None)
 @given(
     st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{2,5} \d\d:\d\d:\d\d( [A-Z+-]\w*)?"),
