@@ -18,7 +18,7 @@ from locust.argument_parser import get_empty_argument_parser
 from . import config as settings
 from ._version import __version__
 from .config import SETTINGS, USER_KEY, Config, ConfigError
-from .delivery import CALL_TIMEOUT_S, Patience
+from .delivery import CALL_TIMEOUT_S, Patience, with_region
 from .dictionary import CHECK, EVENT_TYPES, as_markdown
 from .payload import check_event
 from .spool import Busy, Kind, Stored
@@ -332,8 +332,7 @@ class Replay:
 
     @property
     def _where(self) -> str:
-        host = self._transport.host if self._transport else ""
-        return f"{host} (region {self._region})" if self._region else host
+        return with_region(self._transport.host if self._transport else "", self._region)
 
 
 _KEPT = "What is not sent is still in the file."

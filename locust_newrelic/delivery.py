@@ -77,6 +77,11 @@ def in_bytes(number: float) -> str:
     return f"{number:.0f} bytes"
 
 
+def with_region(host: str, region: str | None) -> str:
+    """The host as a person reads it, with its region if that is known."""
+    return f"{host} (region {region})" if region else host
+
+
 def backoff_s(attempt: int) -> float:
     """How long to wait at most after that many failures in a row: 1, 2, 4, 8, 16, 16 … seconds."""
     return min(FIRST_BACKOFF_S * 2.0 ** min(attempt - 1, 10), LONGEST_BACKOFF_S)
@@ -137,7 +142,7 @@ class Delivery:
     ) -> None:
         self._transport, self._spool, self._clock = transport, spool, clock
         self._most_queued, self._most_characters = most_queued, most_characters
-        self._host = f"{transport.host} (region {region})" if region else transport.host
+        self._host = with_region(transport.host, region)
         self._queue: deque[_Queued] = deque()
         self._characters = 0
         """Of the queue."""

@@ -27,7 +27,7 @@ from . import relay
 from ._version import __version__
 from .acceptable import acceptable, address_only
 from .config import USER_KEY, ConfigError, ci_attributes
-from .delivery import Delivery, in_bytes
+from .delivery import Delivery, in_bytes, with_region
 from .gathering import Gathering, NodesInTurn
 from .health import Gauge
 from .histogram import Scale
@@ -196,8 +196,8 @@ class Sender(Reporter):
             )
             self._delivery = Delivery(transport, spool=Spool(config.spool_dir), region=config.region_name)
             self._sinks.append(self._delivery)
-            region = f" (region {config.region_name})" if config.region_name else ""
-            logger.info("New Relic: reporting to %s%s every %g s", transport.host, region, config.interval_s)
+            where = with_region(transport.host, config.region_name)
+            logger.info("New Relic: reporting to %s every %g s", where, config.interval_s)
             if config.has_user_key:
                 logger.warning("New Relic: %s", USER_KEY)
 
@@ -379,11 +379,9 @@ class Sender(Reporter):
     def _target(self) -> dict[str, Any]:
         """What is tested, with what."""
         runner, classes = self.environment.runner, self.environment.user_classes
-        hosts = (
-            {str(self.environment.host)} if self.environment.host else {str(cls.host) for cls in classes if cls.host}
-        )
+        hosts = [self.environment.host] if self.environment.host else [cls.host for cls in classes if cls.host]
         return {
-            "target_host": ", ".join(sorted(map(address_only, hosts))) or None,
+            "target_host": ", ".join(sorted(map(address_only, set(map(str, hosts))))) or None,
             "user_classes": ", ".join(sorted(cls.__name__ for cls in classes)),
             "user_count": self._user_count(),
             "target_user_count": getattr(runner, "target_user_count", 0),

@@ -87,17 +87,16 @@ def test_attach_reports_until_close(tmp_path):
     assert written(tmp_path / "events") == run_users_again
 
 
+def attach_to(new_relic, environment, **settings):
+    """Have the environment report to the server of the test."""
+    server = {"license_key": new_relic.license_key, "endpoint": new_relic.url, "ca_bundle": new_relic.certificate}
+    return locust_newrelic.attach(environment, **server, **settings)
+
+
 def test_attach_delivers_to_new_relic(new_relic):
     """With a key the events go to New Relic; the settings may be given as text or as what they stand for."""
     environment = make_environment()
-    reporter = locust_newrelic.attach(
-        environment,
-        license_key=new_relic.license_key,
-        endpoint=new_relic.url,
-        ca_bundle=new_relic.certificate,
-        interval_s="1",
-        attributes={"build": "17"},
-    )
+    reporter = attach_to(new_relic, environment, interval_s="1", attributes={"build": "17"})
     run_users(environment)
     own = own_figures(environment)
     reporter.close()
@@ -551,13 +550,7 @@ def test_the_last_line_counts_events_that_had_no_room(new_relic, caplog):
     """Events that were recorded beyond what windows take are lost in all that tells of losses."""
     caplog.set_level(logging.INFO)
     environment = make_environment()
-    reporter = locust_newrelic.attach(
-        environment,
-        license_key=new_relic.license_key,
-        endpoint=new_relic.url,
-        ca_bundle=new_relic.certificate,
-        interval_s=300,
-    )
+    reporter = attach_to(new_relic, environment, interval_s=300)
     for lost in (7, 9):
         environment.events.test_start.fire(environment=environment)
         for _ in range(1_000 + lost):
