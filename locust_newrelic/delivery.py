@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import gevent
 from gevent.event import Event
 
+from .faults import log_unexpected
 from .pauses import BREATH_S
 from .transport import Outcome, Verdict, what_to_do
 
@@ -243,7 +244,11 @@ class Delivery:
             self._wake.wait()
             self._wake.clear()
             while self.num_queued:
-                pause_s = self._send_one()
+                try:
+                    pause_s = self._send_one()
+                except Exception as error:
+                    log_unexpected(error)
+                    pause_s = LONGEST_BACKOFF_S
                 if pause_s and not self._pause(pause_s):
                     return
                 gevent.sleep(BREATH_S)
@@ -395,5 +400,7 @@ def _by_reason(counts: Counter[str]) -> str:
 
 
 def _characters(event: NewRelicEvent) -> int:
-    """About how long the event is as JSON."""
-    return 24 * len(event) + sum(len(value) for value in event.values() if isinstance(value, str))
+    """About how long the event is as JSON, what is not ASCII by what is left of it once it is compressed."""
+    return 24 * len(event) + sum(
+        len(value) if value.isascii() else 3 * len(value) for value in event.values() if isinstance(value, str)
+    )

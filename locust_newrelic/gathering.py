@@ -76,9 +76,15 @@ class Gathering:
         self._slots: dict[tuple[int, int], Slot] = {}
 
     def cut(self, interval: Interval, due_s: float, *, is_needed: bool) -> None:
-        """Note that a window has ended; it is due at *due_s*."""
+        """Note that a window has ended; it is due at *due_s*.
+
+        It ends once more if the clock was set back into it meanwhile, and was open for as long as both times together.
+        """
         slot = self._slot(interval.start_ms, interval.stats_epoch)
-        slot.interval, slot.due_s, slot.is_needed = interval, due_s, is_needed
+        if slot.interval is not None:
+            before_s = slot.interval.duration_s
+            interval = replace(interval, duration_s=before_s + interval.duration_s) if is_needed else slot.interval
+        slot.interval, slot.due_s, slot.is_needed = interval, due_s, is_needed or slot.is_needed
 
     def add(self, part: Window, node: Node, start_ms: int, stats_epoch: int, *, due_s: float) -> Iterator[None]:
         """Count in, in small steps, what a process recorded in a window, or in a part of it; *part* is used up.
@@ -95,7 +101,7 @@ class Gathering:
         yield from part.clear()
 
     def take_due(self, now_s: float, stats_epoch: int) -> list[Slot]:
-        """The windows that are due, and those of former epochs, to which nothing is added any more."""
+        """The windows that are due, and those of former epochs: few workers report anything more of these."""
         return self._take(lambda slot: slot.due_s <= now_s or slot.stats_epoch < stats_epoch)
 
     def take_all(self) -> list[Slot]:

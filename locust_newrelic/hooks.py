@@ -15,8 +15,9 @@ from locust.runners import WorkerRunner
 
 from . import config as settings
 from .config import Config, ConfigError
+from .faults import log_unexpected
 from .own import own_of
-from .reporter import Off, log_unexpected, reporter_on, set_reporter
+from .reporter import Off, reporter_on, set_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

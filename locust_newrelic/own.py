@@ -63,6 +63,8 @@ class Own:
         self.take: Callable[[Recorded], None] | None = None
         """What takes events now, if anything does."""
         self.is_on_worker = False
+        self.num_runs = 0
+        """Runs that were reported, whoever did: an id that is given is that of the first."""
 
     def record(self, event_type: str, attributes: Mapping[str, object] | None = None) -> None:
         """See :func:`locust_newrelic.record`."""

@@ -7,17 +7,16 @@ No listener ever raises into Locust, which would change its exit code.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event as Flag
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
+from .faults import safe
 from .own import own_of
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 _ATTRIBUTE = "locust_newrelic_reporter"
 
-Listener = TypeVar("Listener", bound="Callable[..., None]")
-
 
 def reporter_on(events: Events) -> Reporter | None:
     """The reporter of the environment with these events, None if there is none."""
@@ -45,28 +42,6 @@ def reporter_on(events: Events) -> Reporter | None:
 def set_reporter(events: Events, reporter: Reporter) -> None:
     """Have *reporter* be the one with these events, until it is closed."""
     setattr(events, _ATTRIBUTE, reporter)
-
-
-def log_unexpected(error: BaseException, result: str = "the test goes on") -> None:
-    """Log a fault of our own: where, but not what its text says, which may hold a secret."""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    where = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}" if at else "unknown place"
-    logger.error("New Relic: unexpected %s at %s; %s", type(error).__name__, where, result)
-
-
-def safe(listener: Listener) -> Listener:
-    """*listener*, which logs instead of raising into Locust."""
-
-    @functools.wraps(listener)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        try:
-            listener(*args, **kwargs)
-        except Exception as error:
-            log_unexpected(error)
-
-    return wrapper  # type: ignore[return-value]
 
 
 class Reporter:

@@ -28,13 +28,14 @@ from ._version import __version__
 from .acceptable import acceptable, address_only
 from .config import USER_KEY, ConfigError, ci_attributes
 from .delivery import Delivery, in_bytes, with_region
+from .faults import log_unexpected, safe
 from .gathering import Gathering, NodesInTurn
 from .health import Gauge
 from .histogram import Scale
 from .pauses import BREATH_S, in_steps
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
 from .recording import Cadence, make_recorder, now_ms
-from .reporter import Reporter, log_unexpected, safe
+from .reporter import Reporter
 from .spool import Output, Spool
 from .transport import Transport
 from .workers import Workers, report_interval_s
@@ -157,7 +158,6 @@ class Sender(Reporter):
         self._run: _Run | None = None
         self._runs: dict[str, _Run] = {}
         self._workers = Workers(self.environment, self._scale, self._cadence, config.dimensions)
-        self._num_runs = 0
         self._names_warned = self._num_refused = 0
         self._told: dict[str, int] = {}
         self._open_sinks()
@@ -230,7 +230,7 @@ class Sender(Reporter):
         self._end_window()
         self._recorder.forget_names()
         self._names_warned = 0
-        self._num_runs += 1
+        self._own.num_runs += 1
         run = self._run = self._new_run()
         self._remember(run)
         self._own.hand_over(self._recorder.record_event, self._recorder.refuse_events)
@@ -345,8 +345,8 @@ class Sender(Reporter):
     def _new_run(self) -> _Run:
         config = self._config
         run_id = config.run_id or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
-        if config.run_id and self._num_runs > 1:
-            run_id = f"{run_id}-{self._num_runs}"
+        if config.run_id and self._own.num_runs > 1:
+            run_id = f"{run_id}-{self._own.num_runs}"
         profile = getattr(self.environment, "profile", None)
         made = Payload(
             self._scale,
@@ -627,7 +627,9 @@ class Sender(Reporter):
             level = logging.WARNING if self._delivery.lost or self._delivery.spooled else logging.INFO
             logger.log(level, "New Relic: %s", self._delivery.summary())
         if self._output is not None:
-            logger.info("New Relic: %d events written to %s", self._output.num_written, self._output.path)
+            lost = f", {self._output.num_lost} lost" if self._output.num_lost else ""
+            level = logging.WARNING if lost else logging.INFO
+            logger.log(level, "New Relic: %d events written to %s%s", self._output.num_written, self._output.path, lost)
 
 
 def _if_alive(method: WeakMethod[Callable[[], None]]) -> Callable[[], None]:

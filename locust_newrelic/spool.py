@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from .acceptable import acceptable
+from gevent.socket import wait_write
+
+from .acceptable import acceptable, is_event_type
 
 if sys.platform != "win32":
     import fcntl
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 DELIVERED, PENDING = b" ", b"\t"
 """The last byte of a line: of an event that needs no more sending, and of one that does (which may have none)."""
+
+LONGEST_FULL_S = 1.0
+"""How long the file output waits for the reader of a full pipe before it gives up what is to be written."""
 
 SPOOL_SUFFIX = ".spool.ndjson"
 MOST_BYTES = 256 * 1024 * 1024
@@ -54,10 +59,11 @@ def encoded(event: NewRelicEvent) -> bytes:
 
 
 class Output:
-    """Appends events to a file that nobody but its owner may read.
+    """Appends events to a file that nobody but its owner may read, or to a pipe.
 
-    Raises OSError if the file cannot be opened. When writing fails later, that is said once, and what could not be
-    written is counted. With *delivered*, the lines say that the events go to New Relic as well.
+    Raises OSError if the file cannot be opened. When writing fails later, or nobody reads a pipe, that is said once,
+    and what could not be written is counted; a line that was begun is completed as soon as something can be written
+    again. With *delivered*, the lines say that the events go to New Relic as well.
     """
 
     def __init__(self, path: str, *, delivered: bool = False) -> None:
@@ -65,39 +71,70 @@ class Output:
         self.num_written = 0
         self.num_lost = 0
         self._end = (DELIVERED if delivered else b"") + b"\n"
-        # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be; and to open a pipe that
-        # nobody reads would wait for somebody.
+        # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be; and one that nobody reads
+        # would stop Locust: to open it waits for a reader, and so does to write when it is full.
         mode = os.O_WRONLY | os.O_NONBLOCK if _is_stream(path) else os.O_RDWR
         self._file = os.open(path, mode | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.set_blocking(self._file, True)
         if not lock(self._file, shared=True):
             os.close(self._file)
             raise OSError(errno.EBUSY, "locust-newrelic replay has it open")
-        self._between_lines = _ends_with_newline(self._file)
+        self._rest = b"" if _ends_with_newline(self._file) else b"\n"
+        """What is still to be written of a line that was begun."""
+        self._is_read = True
+        self._has_said = False
 
     def put(self, events: Sequence[NewRelicEvent]) -> None:
-        """Append *events*."""
-        lines = b"".join(encoded(event) + self._end for event in events)
-        try:
-            self._write(lines if self._between_lines else b"\n" + lines)
-        except OSError as error:
-            if not self.num_lost:
-                logger.warning("New Relic: --newrelic-output cannot be written: %s", error.strerror)
-            self.num_lost += len(events)
-        else:
-            self.num_written += len(events)
+        """Append *events*; while a pipe is full, wait for its reader ``LONGEST_FULL_S``, but not again and again."""
+        data = self._rest + b"".join(encoded(event) + self._end for event in events)
+        done = self._write(data)
+        left = data[done:]
+        is_begun = data[done - 1 : done] != b"\n" if done else bool(self._rest)
+        self._rest = left[: left.find(b"\n") + 1] if is_begun else b""
+        num_lost = left.count(b"\n", len(self._rest))
+        self.num_lost += num_lost
+        self.num_written += len(events) - num_lost
 
     def close(self) -> None:
         """Close the file; what was put is in it, and what comes later is lost."""
-        if self._file >= 0:
+        if self._file < 0:
+            return
+        if self._rest.strip():  # half an event
+            self.num_written -= 1
+            self.num_lost += 1
+        try:
             os.close(self._file)
-        self._file = -1  # the number may be another file's from now on
+        except OSError as error:  # of a network, or a quota, which may tell as late as now
+            self._fail(error)
+        self._file, self._rest = -1, b""  # the number may be another file's from now on
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> int:
+        """Write as much as can be; returns how many bytes that were."""
         done = 0
-        while done < len(data):
-            done += os.write(self._file, data[done:])
-            self._between_lines = data[done - 1 : done] == b"\n"
+        try:
+            while done < len(data):
+                done += self._write_some(data[done:])
+        except OSError as error:
+            self._fail(error)
+        return done
+
+    def _write_some(self, data: bytes) -> int:
+        try:
+            num_bytes = os.write(self._file, data)
+        except BlockingIOError:
+            if not self._is_read:
+                raise
+            self._is_read = False  # until something can be written
+            wait_write(self._file, timeout=LONGEST_FULL_S)
+            return 0
+        self._is_read = True
+        return num_bytes
+
+    def _fail(self, error: OSError) -> None:
+        if not self._has_said:
+            self._has_said = True
+            is_full = isinstance(error, (BlockingIOError, TimeoutError))
+            reason = "it is full, and nobody reads it" if is_full else error.strerror
+            logger.warning("New Relic: --newrelic-output cannot be written: %s", reason)
 
 
 class Spool:
@@ -169,9 +206,11 @@ class Spool:
         except OSError as error:
             what = "delivered events are still in" if is_there else "what was kept is lost with"
             logger.warning("New Relic: %s %s: %s", what, path, error.strerror)
-        finally:
+        try:
             os.close(self._file)
-            self._file = -1
+        except OSError as error:  # of a network, or a quota, which may tell as late as now
+            self._fail("spool not writable", error.strerror or type(error).__name__)
+        self._file = -1
 
     def _mark(self, places: Sequence[int]) -> None:
         """Mark what is near each other at once: a call for each takes far longer."""
@@ -216,9 +255,10 @@ class Spool:
                 os.ftruncate(self._file, self._size)
 
     def _remove(self) -> None:
-        os.close(self._file)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # also if it cannot be closed: all that was in it is delivered
             os.unlink(self.path or "")
+        with contextlib.suppress(OSError):
+            os.close(self._file)
         self._file, self.path = -1, None
         self._size = self._num_delivered = 0
 
@@ -480,10 +520,7 @@ def _event_in(line: bytes) -> NewRelicEvent | None:
         event = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
-    event_type = event.get("eventType") if isinstance(event, dict) else None
-    if not isinstance(event_type, str) or not re.fullmatch(r"[A-Za-z0-9_:]{1,255}", event_type):
-        return None
-    return acceptable(event)
+    return acceptable(event) if isinstance(event, dict) and is_event_type(event.get("eventType")) else None
 
 
 def _refuse_constant(constant: str) -> None:

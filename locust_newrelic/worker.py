@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from . import relay
+from .faults import log_unexpected, safe
 from .health import Gauge
 from .histogram import Scale
 from .pauses import in_steps
 from .recording import Cadence, make_recorder, now_ms
 from .relay import Part, Report, RunOptions
-from .reporter import Reporter, log_unexpected, safe
+from .reporter import Reporter
 
 if TYPE_CHECKING:
     from locust.env import Environment

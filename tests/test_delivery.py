@@ -247,6 +247,19 @@ def test_long_events_go_in_small_batches():
     assert fake.sizes == [1, 1]
 
 
+def test_text_that_compresses_badly(new_relic, connected, monkeypatch):
+    """No POST is larger than New Relic takes, in whatever language the text is."""
+    monkeypatch.setattr(module, "BATCH_SIZE", 1_000)
+    chance = random.Random(1)
+    long = [{**event, "text": "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(1_365))}
+            for event in events(0, 700)]  # fmt: skip
+    connected.put(long)
+    connected.close(PATIENCE_S)
+
+    assert len(new_relic.events) == connected.num_sent == 700
+    assert {post["status"] for post in new_relic.posts} == {200}
+
+
 def test_an_interrupt_ends_close_at_once():
     """After interrupt nothing more is sent: close returns, and counts what was queued."""
     fake = Hanging()
@@ -546,6 +559,24 @@ def test_a_disk_that_cannot_keep_it(tmp_path, log):
         " --newrelic-region."
     )
     assert delivery.summary() == "0 events sent, 250 lost (250 spool not writable)"
+
+
+def test_a_fault_of_our_own(monkeypatch, log):
+    """What goes wrong unexpectedly is said, without what it says itself, and the next events are delivered."""
+    monkeypatch.setattr(module, "LONGEST_BACKOFF_S", 0.001)
+
+    class Faulty(Spool):
+        def settle(self, places):
+            msg = "key=secret"
+            raise RuntimeError(msg)
+
+    delivery = closed(fake := Fake(), range(250), spool=Faulty("nowhere"))
+
+    assert fake.stored == list(range(250))
+    assert (delivery.num_sent, delivery.num_queued, dict(delivery.lost)) == (250, 0, {})
+    assert len(log(logging.ERROR)) == 3
+    assert log(logging.ERROR)[0].startswith("New Relic: unexpected RuntimeError at test_delivery.py:")
+    assert "secret" not in str(log())
 
 
 def test_a_full_spool(tmp_path):

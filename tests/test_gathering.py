@@ -207,6 +207,20 @@ def test_due():
     assert gathering.take_all() == []
 
 
+def test_a_clock_that_is_set_back_into_a_window():
+    """The window was open for both times together, and is as needed, and due, as the later of its two cuts says."""
+    gathering = Gathering(Names(MANY), MANY)
+    gathering.cut(Interval(10_000, 10.0, 0, user_count=3), due_s=17.0, is_needed=True)
+    gathering.cut(Interval(20_000, 0.002, 0), due_s=17.0, is_needed=True)
+    gathering.cut(Interval(10_000, 0.003, 0, user_count=4), due_s=17.1, is_needed=True)
+    gathering.cut(Interval(20_000, 9.0, 0), due_s=27.0, is_needed=True)
+    gathering.cut(Interval(20_000, 0.5, 0, user_count=9), due_s=27.5, is_needed=False)
+    first, second = gathering.take_all()
+
+    assert (first.interval, first.due_s, first.is_needed) == (Interval(10_000, 10.003, 0, user_count=4), 17.1, True)
+    assert (second.interval, second.due_s, second.is_needed) == (Interval(20_000, 9.002, 0), 27.5, True)
+
+
 def test_what_comes_after_a_window_was_taken():
     """It makes a slot of its own, without a cut: that is how one knows that it is late."""
     gathering = Gathering(Names(MANY), MANY)

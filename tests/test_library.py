@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -226,6 +227,29 @@ def test_requests_of_other_listeners_count_in_their_run(tmp_path):
         events = [event for event in endpoints(written(tmp_path / "events")) if event["run_id"] == run_id]
         assert {name for _, name in own} == {"here", "set up", "tear down"}
         assert_same(events, own)
+
+
+def test_a_run_id_that_is_given_to_several_reporters(tmp_path):
+    """Each run of an environment has an id of its own, also where reporting was closed in between."""
+    environment = make_environment()
+    for _ in range(3):
+        reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), run_id="nightly")
+        run_users(environment)
+        environment.runner.greenlet = type(environment.runner.greenlet)()
+        reporter.close()
+
+    assert run_ids(written(tmp_path / "events")) == ["nightly", "nightly-2", "nightly-3"]
+
+
+def test_an_output_that_cannot_be_written(caplog):
+    """What could not be written is said, and how many events that were, at the end."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output="/dev/full")
+    run_users(environment)
+    reporter.close()
+
+    assert re.fullmatch(r"New Relic: 0 events written to /dev/full, [1-9]\d* lost", caplog.messages[-1])
+    assert caplog.records[-1].levelno == logging.WARNING
 
 
 def test_a_close_that_is_killed(tmp_path):

@@ -1,6 +1,7 @@
 """Events as lines of JSON in a file, also when the disk is full or the file is a pipe."""
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -9,10 +10,13 @@ import stat
 import subprocess
 import sys
 
+import gevent
 import pytest
+from gevent.socket import wait_read, wait_write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from locust_newrelic import spool
 from locust_newrelic.spool import Output, Spool, lines_of, lock, rewritten
 
 values = st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -42,6 +46,12 @@ def largest_file(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def cannot_close(file, close=os.close):
+    """What a file on a network may do: it is closed, but not all that was written has arrived."""
+    close(file)
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
 
 @settings(deadline=None)
@@ -111,12 +121,13 @@ def test_a_full_disk(caplog):
 
 
 @pytest.mark.parametrize(("room", "lines"), [
-    (16, [b'{"a":1}', b'{"a":2}', b'{"a":4}', b""]),
-    (12, [b'{"a":1}', b'{"a"', b'{"a":4}', b""]),
     (8, [b'{"a":1}', b'{"a":4}', b""]),
+    (12, [b'{"a":1}', b'{"a":2}', b'{"a":4}', b""]),
+    (16, [b'{"a":1}', b'{"a":2}', b'{"a":4}', b""]),
+    (23, [b'{"a":1}', b'{"a":2}', b'{"a":3}', b'{"a":4}', b""]),
 ])  # fmt: skip
 def test_a_disk_that_is_full_for_a_while(tmp_path, room, lines):
-    """When there is room again, it goes on with a new line, wherever it had to stop."""
+    """When there is room again, it completes the line that it has begun, and goes on with a new one."""
     path = tmp_path / "events.ndjson"
     output = Output(str(path))
     output.put([{"a": 1}])
@@ -126,7 +137,26 @@ def test_a_disk_that_is_full_for_a_while(tmp_path, room, lines):
     output.close()
 
     assert path.read_bytes().split(b"\n") == lines
-    assert output.num_written + output.num_lost == 4
+    assert (output.num_written, output.num_lost) == (len(lines) - 1, 5 - len(lines))
+
+
+@pytest.mark.parametrize(("room", "num_written", "lines"), [
+    (8, 1, [b'{"a":1}', b""]),
+    (9, 1, [b'{"a":1}', b"{"]),
+    (14, 1, [b'{"a":1}', b'{"a":2']),
+    (15, 2, [b'{"a":1}', b'{"a":2}']),
+])  # fmt: skip
+def test_a_disk_that_is_full_until_the_end(tmp_path, room, num_written, lines):
+    """An event counts as written only if all of it is in the file."""
+    path = tmp_path / "events.ndjson"
+    output = Output(str(path))
+    with largest_file(room):
+        for number in (1, 2, 3):
+            output.put([{"a": number}])
+        output.close()
+
+    assert path.read_bytes().split(b"\n") == lines
+    assert (output.num_written, output.num_lost) == (num_written, 3 - num_written)
 
 
 def test_writing_in_pieces(monkeypatch, written):
@@ -141,15 +171,88 @@ def test_a_pipe(tmp_path, caplog):
     """A pipe can be written to, as with /dev/stdout; when its reader has gone, that is a full disk."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as reader:
+    with open_unblocking(path) as reader:
         output = Output(str(path))
         output.put([{"a": 1}, {"a": 2}])
-        assert reader.readline() + reader.readline() == b'{"a":1}\n{"a":2}\n'
+        assert reader.read() == b'{"a":1}\n{"a":2}\n'
 
     output.put([{"a": 3}])
     output.close()
     assert (output.num_written, output.num_lost) == (2, 1)
     assert "Broken pipe" in caplog.text
+
+
+def open_unblocking(path):
+    """A pipe to be read, whether somebody writes to it or not."""
+    return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def test_a_pipe_whose_reader_pauses(tmp_path, monkeypatch, caplog):
+    """A full pipe is waited for once, while Locust goes on; what it has no room for is lost, but never half a line."""
+    path, waited_s = tmp_path / "pipe", []
+
+    def wait(file, timeout):
+        waited_s.append(timeout)
+        wait_write(file, timeout=0.1)
+
+    monkeypatch.setattr(spool, "wait_write", wait)
+    os.mkfifo(path)
+    events = [{"number": number, "text": "x" * 1_000} for number in range(200)]
+    with open_unblocking(path) as reader:
+        output = Output(str(path))
+        other = gevent.spawn(gevent.sleep)
+        output.put(events)
+        output.put(events)
+        goes_on, num_waited = other.ready(), len(waited_s)
+        read = reader.read()
+        output.put(events[:10])
+        read += reader.read()
+        output.put(events)
+        output.close()
+        lines = [json.loads(line) for line in read.splitlines()]
+
+    num_before = len(lines) - 10
+    assert goes_on
+    assert (num_waited, waited_s) == (1, [spool.LONGEST_FULL_S] * 2)
+    assert 0 < num_before < 200
+    assert lines == events[:num_before] + events[:10]
+    assert output.num_written + output.num_lost == 610
+    assert len(lines) < output.num_written < len(lines) + 200
+    assert [record.message for record in caplog.records] == [
+        "New Relic: --newrelic-output cannot be written: it is full, and nobody reads it"
+    ]
+
+
+def test_a_pipe_that_is_read_slowly(tmp_path):
+    """Nothing is lost as long as its reader goes on, however little it takes at a time."""
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    events = [{"number": number, "text": "x" * 1_000} for number in range(300)]
+    with open_unblocking(path) as reader:
+
+        def read_all():
+            while not read or read[-1]:
+                wait_read(reader.fileno())
+                read.append(reader.read(5_000))
+
+        output, reading = Output(str(path)), gevent.spawn(read_all)
+        output.put(events)
+        output.close()
+        reading.join()
+
+    assert [json.loads(line) for line in b"".join(read).splitlines()] == events
+    assert (output.num_written, output.num_lost) == (300, 0)
+
+
+def test_an_output_that_cannot_be_closed(tmp_path, monkeypatch, caplog):
+    """What a network or a quota has against the file, it may tell as late as at the end; nothing is raised."""
+    output = Output(str(tmp_path / "events"))
+    output.put([{"a": 1}])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", cannot_close)
+        output.close()
+
+    assert "--newrelic-output cannot be written: Disk quota exceeded" in caplog.text
 
 
 def test_a_device(tmp_path):
@@ -291,6 +394,21 @@ def test_a_spool_is_capped(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [
         f"New Relic: what cannot be sent cannot be kept in {tmp_path} either: there is room for 150 bytes"
     ]
+
+
+def test_a_spool_that_cannot_be_closed(tmp_path, monkeypatch, caplog):
+    """Delivered, it leaves no file all the same; with something left that is said. Nothing is raised."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", cannot_close)
+        delivered, left = Spool(str(tmp_path)), Spool(str(tmp_path))
+        delivered.settle(delivered.keep(events(1)))
+        assert not caplog.messages
+        assert files(tmp_path) == {}
+        left.keep(events(2))
+        left.close()
+
+    assert len(files(tmp_path)) == 1
+    assert "Disk quota exceeded" in caplog.text
 
 
 def test_a_full_disk_and_a_spool(tmp_path, caplog):
