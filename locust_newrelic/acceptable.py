@@ -16,8 +16,9 @@ from typing import Any, TypeGuard
 Value = str | int | float
 Attributes = dict[str, Value]
 
-LONGEST_VALUE = 4096
-LONGEST_NAME = 255
+LONGEST_NAME, LONGEST_VALUE = 255, 4096
+"""Characters of an attribute's name, and bytes of its value that are text."""
+
 MOST_ATTRIBUTES = 254
 """Of an event."""
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from .acceptable import LONGEST_VALUE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -18,8 +20,6 @@ LARGEST = 2**53
 
 LARGEST_SUM = 1e100
 """Nor any sum: many of them together are still finite."""
-
-LONGEST_TEXT = 4096
 
 
 class MalformedError(ValueError):
@@ -137,7 +137,7 @@ def numbers(value: object, name: str, low: float = -math.inf, high: float = math
 def texts(value: object, name: str) -> list[str]:
     """The value, which must be a list of texts of at most 4,096 characters."""
     values = items(value, name)
-    if not (set(map(type, values)) <= {str} and max(map(len, values), default=0) <= LONGEST_TEXT):
+    if not (set(map(type, values)) <= {str} and max(map(len, values), default=0) <= LONGEST_VALUE):
         raise MalformedError(name)
     return values
 
@@ -153,7 +153,7 @@ def encodable(values: list[str]) -> list[str]:
 
 def text(value: object, name: str) -> str:
     """The value, which must be text of at most 4,096 characters, and not empty."""
-    if not (isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT):
+    if not (isinstance(value, str) and 0 < len(value) <= LONGEST_VALUE):
         raise MalformedError(name)
     return value
 

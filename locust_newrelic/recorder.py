@@ -18,7 +18,6 @@ from .histogram import LARGEST_MS, Scale
 from .window import (
     LARGEST_CONTENT_LENGTH,
     LARGEST_STATUS_CODE,
-    LONGEST_NAME,
     NO_BINS,
     NO_STATUS,
     NONE_LOOSE,
@@ -404,7 +403,7 @@ class Recorder:
     def record_exception(self, user_class: str, exception: BaseException, trace: TracebackType | None) -> None:
         """Count an exception in a user's task."""
         frames = without_secrets("".join(traceback.format_tb(trace)))
-        error = without_secrets(as_text(exception, longest=None))[:LONGEST_NAME]
+        error = without_secrets(as_text(exception, longest=None))[:LONGEST_VALUE]
         kind = UserException(as_text(user_class), _class_name(type(exception)), error, _deepest(frames))
         self._details.exceptions.add(kind)
 
@@ -489,7 +488,7 @@ class Recorder:
         method, name, values = _key(method, place)
         key = Key(as_text(method), as_text(name), values)  # an enumeration is found as the text that it equals
         failure = Failure(key, *_error(kind, text))
-        if len(text) <= LONGEST_NAME:
+        if len(text) <= LONGEST_VALUE:
             if len(self._known_failures) >= MOST_FAILURES:
                 self._known_failures.clear()
             self._known_failures[error] = failure
@@ -548,7 +547,7 @@ def _class_name(kind: type) -> str:
 def _error(kind: type, text: object) -> Error:
     """An error by the class of the exception, if it is one, and its text."""
     class_name = _class_name(kind)
-    error = without_secrets(as_text(text, longest=None))[:LONGEST_NAME]
+    error = without_secrets(as_text(text, longest=None))[:LONGEST_VALUE]
     return Error("" if issubclass(kind, str) else class_name, error or f"<{class_name}>")
 
 
@@ -584,8 +583,8 @@ def _attribute(thing: object, name: str) -> object:
         return None
 
 
-def as_text(value: object, longest: int | None = LONGEST_NAME) -> str:
-    """A name as text, at most *longest* characters of it.
+def as_text(value: object, longest: int | None = LONGEST_VALUE) -> str:
+    """A name as text, at most *longest* characters of it: by default, what New Relic stores of a value.
 
     Of a subclass of text, as an enumeration may be, it is the text that the value equals, whatever ``str`` makes of it.
     """

@@ -20,9 +20,6 @@ from .histogram import Bins, count, merge
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-LONGEST_NAME = 4096
-"""Characters of a method or a name that are kept: what New Relic stores of an attribute's value."""
-
 LARGEST_STATUS_CODE = 9999
 STATUS_CODES_PER_SERIES, MOST_STATUS_CODES = 10, 64
 """A window keeps numbers for ten status codes per series it may have, and 64 more; further ones are ``NO_STATUS``."""
@@ -247,7 +244,7 @@ class Source(Protocol):
 class Window:
     """All that was recorded between two hand-overs, and which names were hidden in ``OTHER`` by then."""
 
-    __slots__ = ("_collected", "_max_rows", "_num_rows", "_series", "_source", "_total", "details", "hidden")
+    __slots__ = ("_max_rows", "_num_rows", "_series", "_source", "_total", "details", "hidden")
 
     def __init__(
         self,
@@ -260,8 +257,6 @@ class Window:
         self.hidden = Distinct() if hidden is None else hidden
         self.details = Details() if details is None else details
         self._source = source
-        self._collected: Iterator[Row] | None = None
-        """What is left of the source's rows, once they are asked for."""
         self._max_rows = max_rows
         self._num_rows = 0
         self._series: dict[Key, Series] = {}
@@ -279,9 +274,12 @@ class Window:
 
     @property
     def series(self) -> dict[Key, Series]:
-        """The series by key."""
-        for _ in self.collect():
-            pass
+        """The series by key; the rows of a source are sorted into them now, all at once."""
+        if self._source:
+            for _ in self.count():
+                pass
+            for key, status_code, values in self._source.take_rows():
+                self.place(key, status_code).add(*values)
         return self._series
 
     def count(self) -> Iterator[None]:
@@ -290,23 +288,11 @@ class Window:
             yield from self._source.count()
         self.details.count()
 
-    def collect(self) -> Iterator[None]:
-        """Count all that still waits and sort it by series, in small steps."""
-        if self._source is None:
-            return
-        yield from self.count()
-        if self._collected is None:
-            self._collected = self._source.take_rows()
-        for key, status_code, values in self._collected:
-            self.place(key, status_code).add(*values)
-            yield
-
     def settle(self) -> Iterator[None]:
-        """Count all that still waits, sort it by series and add it up, in small steps."""
-        yield from self.collect()
+        """Add up all of it, in small steps."""
         if self._total is None:
             total = Numbers()
-            for series in self._series.values():
+            for series in self.series.values():
                 numbers = series.total()
                 numbers.count_loose()  # once: an event of the series asks for its histogram, too
                 total.merge(numbers)
@@ -321,7 +307,7 @@ class Window:
 
     def rows(self) -> Iterable[Row]:
         """All rows; those of a source as they come, which is quicker than to have them sorted by series first."""
-        if self._source is not None and self._collected is None and not self._series:
+        if self._source and not self._series:
             for _ in self.count():
                 pass
             return self._source.rows()

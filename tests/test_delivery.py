@@ -6,6 +6,7 @@ import random
 import time
 from base64 import b64encode
 from collections import Counter, deque
+from itertools import pairwise
 
 import gevent
 import pytest
@@ -347,7 +348,8 @@ def test_a_pause_lasts_until_the_end_begins(monkeypatch, answer):
     delivery.put(range(10))
     fake.called.wait()
     delivery.put(range(10, 20))
-    gevent.sleep(0.05)
+    for _ in range(20):
+        gevent.idle()
     assert fake.sizes == [10]
     delivery.close(PATIENCE_S)
 
@@ -549,6 +551,30 @@ def test_while_new_relic_is_away_the_queue_is_on_disk(spool, tmp_path):
     assert not list(tmp_path.glob("*.ndjson"))
 
 
+def test_others_run_while_the_queue_is_written(spool):
+    """After the first failure thousands of events may have to be kept: not in one go, which would hold Locust up."""
+    delivery, turns, sizes = Delivery(Fake(BUSY), spool=spool), [0], []
+
+    def take_turns():
+        while True:
+            turns[0] += 1
+            gevent.sleep()
+
+    def keep(events):
+        sizes.append((len(events), turns[0]))
+        return Spool.keep(spool, events)
+
+    spool.keep = keep
+    other = gevent.spawn(take_turns)
+    delivery.put(range(1_000))
+    delivery.close(PATIENCE_S)
+    other.kill()
+
+    assert sum(size for size, _ in sizes) == delivery.num_sent == 1_000
+    assert max(size for size, _ in sizes) <= 50
+    assert all(before < after for (_, before), (_, after) in pairwise(sizes))
+
+
 def test_a_disk_that_cannot_keep_it(tmp_path, log):
     """When the spool cannot be written either, events are lost: counted with that reason, and said once."""
     delivery = closed(Fake(*[FORBIDDEN] * 3), range(250), spool=Spool(str(tmp_path / "gone")))
@@ -612,6 +638,7 @@ def test_the_jitter_is_full():
     shares = sorted(pause / backoff_s(attempt) for attempt, pause in pauses)
     assert shares[50] < 0.2 < 0.3 < shares[250] < 0.7 < 0.8 < shares[450]
     assert patience.after(Outcome(Verdict.RETRY, retry_after_s=7.0)) == 7.0
+    assert patience.after(Outcome(Verdict.RETRY, retry_after_s=3600.0)) == 300.0
     patience.reset()
     assert patience.after(Outcome(Verdict.RETRY)) <= backoff_s(1)
 

@@ -248,8 +248,10 @@ class Visitor(HttpUser):
     @task
     def index(self):
         self.client.get("/")
+        if self.environment.stats.total.num_requests == 30:
+            self.environment.runner.quit()
 """
-    options = ("-t", "3", "-H", target, "--newrelic-output", "events", "--newrelic-flush-timeout", "2")
+    options = ("-H", target, "--newrelic-output", "events", "--newrelic-flush-timeout", "2")
     run = locusts.run(locustfile, *options, "--newrelic-interval", "1")
     events = [json.loads(line) for line in (locusts.folder / "events").read_text().splitlines()]
 

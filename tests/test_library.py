@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -22,7 +24,7 @@ from locusts import EXAMPLES, clean_environment, free_port
 from test_end_to_end import assert_same
 
 import locust_newrelic
-from locust_newrelic import Config, ConfigError, relay
+from locust_newrelic import Config, ConfigError, relay, sender
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.recorder import Recorder
@@ -239,6 +241,79 @@ def test_a_run_id_that_is_given_to_several_reporters(tmp_path):
         reporter.close()
 
     assert run_ids(written(tmp_path / "events")) == ["nightly", "nightly-2", "nightly-3"]
+
+
+def test_others_run_while_events_are_made(tmp_path):
+    """The events of a window with many names are made, and handed on, a few at a time."""
+    environment, turns, puts = make_environment(), [0], []
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=300)
+
+    def take_turns():
+        while True:
+            turns[0] += 1
+            gevent.sleep()
+
+    class Sink:
+        def put(self, events):
+            puts.append((len(events), turns[0]))
+
+    reporter._sinks.append(Sink())
+    environment.events.test_start.fire(environment=environment)
+    for name in range(500):
+        environment.events.request.fire(request_type="rpc", name=str(name), response_time=1, response_length=1)
+    other = gevent.spawn(take_turns)
+    reporter.close()
+    other.kill()
+
+    assert sum(number for number, _ in puts) > 1_000
+    assert max(number for number, _ in puts) <= 25
+    assert all(before < after for (_, before), (_, after) in pairwise(puts))
+
+
+def test_the_end_has_as_much_time_as_the_settings_say(tmp_path, monkeypatch):
+    """What the last events take to be made is not added to it."""
+    environment, timeouts_s = make_environment(), []
+    reporter = locust_newrelic.attach(
+        environment, license_key="0" * 40, endpoint="https://127.0.0.1:9", flush_timeout_s=3.0, spool_dir=str(tmp_path)
+    )
+    close = reporter._delivery.close
+    monkeypatch.setattr(reporter._delivery, "close", lambda timeout_s: (timeouts_s.append(timeout_s), close(0)))
+    clock = SimpleNamespace(now_s=0.0)
+
+    @reporter.before_send
+    def takes_long(event):
+        clock.now_s += 1.0
+        return event
+
+    monkeypatch.setattr(sender, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: clock.now_s}))
+    environment.events.test_start.fire(environment=environment)
+    begun_s = clock.now_s
+    reporter.close()
+
+    assert timeouts_s == [begun_s + 3.0 - clock.now_s]
+    assert 0.0 < timeouts_s[0] < 3.0
+
+
+@pytest.mark.parametrize("step", ["_finish_run", "_end_window", "_join", "_make_events", "_own.end"])
+def test_a_fault_at_the_end(tmp_path, monkeypatch, caplog, step):
+    """Whatever goes wrong at the end, the rest of it is done: what there is is written, and close returns."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=300)
+    run_users(environment)
+    caplog.set_level(logging.INFO)
+
+    def fail():
+        msg = "key=secret"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(*(reporter._own, "end") if step == "_own.end" else (reporter, step), fail)
+    reporter.close()
+
+    assert "unexpected RuntimeError at test_library.py" in caplog.text
+    assert "secret" not in caplog.text
+    assert f"events written to {tmp_path / 'events'}" in caplog.text
+    phases = [event.get("phase") for event in written(tmp_path / "events")]
+    assert (phases[-1] == "stop") == (step in ("_join", "_own.end"))
 
 
 def test_an_output_that_cannot_be_written(caplog):
@@ -750,6 +825,25 @@ def test_details_of_a_worker(tmp_path, caplog):
     assert {event.get("a") for event in events} == {None}
     for name in ("before_send", "set_attributes"):
         assert caplog.text.count(f"{name} has no effect on a worker") == 1
+
+
+@pytest.mark.parametrize(("run", "told_of"), [(1, 9), (2, 2), (8, 8), (9, 9)])
+def test_what_workers_report_of_former_runs(tmp_path, run, told_of):
+    """What a worker reports late counts in its run, or where that is too long ago in the present one: never nowhere."""
+    environment = Environment(user_classes=[Caller])
+    environment.create_master_runner("127.0.0.1", free_port())
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), run_id="r")
+    ids = []
+    for _ in range(9):
+        environment.events.test_start.fire(environment=environment)
+        ids.append(environment.parsed_options.newrelic_run["run_id"])
+    data = report_of(ids[run - 1], reporter._cadence.start_ms, 7)
+    environment.events.worker_report.fire(client_id="w0_x", data=data)
+    environment.runner.quit()
+    reporter.close()
+
+    told = [(event["run_id"], event["num_requests"]) for event in endpoints(written(tmp_path / "events"))]
+    assert told == [(ids[told_of - 1], 7)]
 
 
 # -- many workers --------------------------------------------------------------------------------------------------

@@ -608,12 +608,13 @@ def test_the_context_of_a_sample(context, told):
 
 
 def test_names_of_a_contexts_keys():
-    """A long key keeps what there is room for, and a context the first of its keys."""
+    """A long key, or text, keeps what there is room for, and a context the first of its keys."""
     recorder = make_recorder(sample_rate=1.0)
-    fire(recorder, context={"x" * 300: 1, **dict.fromkeys(range(100), 2)})
+    fire(recorder, context={"x" * 300: 1, "text": "y" * 257, **dict.fromkeys(range(100), 2)})
     (sample,) = samples_of(recorder)
 
     assert len(sample.context) == MOST_OF_CONTEXT
+    assert sample.context["context.text"] == "y" * 256
     assert max(map(len, sample.context)) == LONGEST_NAME - 2
 
 
