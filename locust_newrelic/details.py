@@ -188,11 +188,12 @@ class Samples:
             lot, _, _ = heapq.heapreplace(self._kept, item)
             self.bound = min(self.bound, -lot)
 
-    def merge(self, other: Samples, rename: Callable[[Key], Key]) -> None:
-        """Add what *other* has, which stays as it is."""
+    def merge(self, other: Samples, rename: Callable[[Key], Key]) -> Iterator[None]:
+        """Add what *other* has, which stays as it is, in small steps."""
         self.lower(other.bound)
         for sample in other:
             self.add(replace(sample, key=rename(sample.key)))
+            yield
 
     def lower(self, bound: float) -> None:
         """Lots from *bound* on have no room, as they had none elsewhere."""
@@ -255,11 +256,12 @@ class Records:
         else:
             self.num_refused += 1
 
-    def merge(self, other: Records) -> None:
-        """Add what *other* has, which stays as it is."""
+    def merge(self, other: Records) -> Iterator[None]:
+        """Add what *other* has, which stays as it is, in small steps."""
         self.num_refused += other.num_refused
         for event in other.events:
             self.add(event)
+            yield
 
     def shift(self, shift_ms: int) -> None:
         """Move the events by so many ms."""
@@ -342,18 +344,19 @@ class Details:
         }
         return [(name, part) for name, part in parts.items() if part is not None]
 
-    def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> None:
-        """Add what *other* has, which stays as it is; *rename* says under which key requests are counted here."""
+    def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> Iterator[None]:
+        """Add what *other* has, which stays as it is, in small steps; *rename* says under which key requests count."""
         other.count()
         for failure, number in (other._failures or {}).items():
             key = rename(failure.key)
             self.failures.add(failure if key is failure.key else failure._replace(key=key), number)
+            yield
         for exception, number in (other._exceptions or {}).items():
             self.exceptions.add(exception, number)
         if other._samples is not None:
-            self.samples.merge(other._samples, rename)
+            yield from self.samples.merge(other._samples, rename)
         if other._records is not None:
-            self.records.merge(other._records)
+            yield from self.records.merge(other._records)
 
     def shift(self, shift_ms: int) -> None:
         """Move what happened at some moment by so many ms."""

@@ -361,7 +361,7 @@ class Window:
             num_requests += values[0]
             if number % ROWS_AT_ONCE == 0:
                 yield
-        self.details.merge(other.details, names.admit if names is not None else lambda key: key)
+        yield from self.details.merge(other.details, names.admit if names is not None else lambda key: key)
         self.hidden.merge(other.hidden)
         return num_requests
 

@@ -106,6 +106,12 @@ def test_bounds_of_a_window():
     assert (len(details.samples), len(details.records.events), details.records.num_refused) == (1_000, 1_000, 2_000)
 
 
+def merge(whole, part, *how):
+    """Add what a part has, all at once."""
+    for _ in whole.merge(part, *how):
+        pass
+
+
 # -- samples -------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +121,7 @@ def merged_somehow(parts, most, chance):
     while len(heaps) > 1:
         chance.shuffle(heaps)
         other = heaps.pop()
-        heaps[-1].merge(other, same_key)
+        merge(heaps[-1], other, same_key)
     return heaps[0]
 
 
@@ -183,7 +189,7 @@ def test_sampling_is_not_biased(parts):
         for number in range(num_requests):
             heaps[number % parts if number % 4 else 0].add(sample(chance.random(), "slow" if number % 4 == 0 else "a"))
         for other in heaps[1:]:
-            heaps[0].merge(other, same_key)
+            merge(heaps[0], other, same_key)
         slow += sum(one.key.name == "slow" for one in heaps[0])
         estimates.append(len(heaps[0]) / heaps[0].bound)
 
@@ -212,7 +218,7 @@ def test_records(sizes, most):
         for number in range(size):
             part.add(recorded(number))
         came += [recorded(number) for number in range(size)][:7]
-        whole.merge(part)
+        merge(whole, part)
 
     assert whole.events == came[:most]
     assert len(whole.events) + whole.num_refused == sum(sizes)
@@ -261,7 +267,7 @@ def make_details(of):
 def test_details_merge(here, there):
     """Merged details are those of all things together; what is merged in stays as it was, also when more follows."""
     left, right = make_details(here), make_details(there)
-    left.merge(right)
+    merge(left, right)
     bound = min(here["bound"], there["bound"])
 
     for name in ("failures", "exceptions"):
@@ -273,17 +279,32 @@ def test_details_merge(here, there):
     assert left.samples.bound == bound
     assert left.records.events == [*here["records"], *there["records"]]
 
-    left.merge(make_details(here))
+    merge(left, make_details(here))
     left.shift(1)
     left.records.add(recorded(1))
     assert right == make_details(there)
+
+
+def test_details_merge_in_small_steps():
+    """In no step more than one of what may be thousands is added."""
+    whole, part = Details(), Details()
+    for number in range(100):
+        part.failures.add(Failure(OTHER, "ValueError", str(number)))
+        part.samples.add(sample(number / 100))
+        part.records.add(recorded(number))
+    sizes = [
+        len(whole.failures) + len(whole.samples) + len(whole.records.events)
+        for _ in whole.merge(part)
+    ]  # fmt: skip
+
+    assert sizes == list(range(1, 301))
 
 
 @given(details_of)
 def test_details_of_hidden_names(of):
     """Where keys are renamed, failures and samples are counted under the new ones, and none is lost."""
     details = Details()
-    details.merge(make_details(of), lambda _: OTHER)
+    merge(details, make_details(of), lambda _: OTHER)
 
     assert {failure.key for failure in details.failures} | {one.key for one in details.samples} <= {OTHER}
     assert sum(details.failures.values()) == sum(number for _, number in of["failures"])
