@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -51,9 +52,9 @@ select them in NRQL for any range of time.
 REPLAY_HELP = """\
 Send what spools and output files hold to New Relic.
 
-A spool (its name ends with .spool.ndjson) loses the lines that are sent, and is removed with the last one. In any other
-file the lines that are sent are marked by a blank at their end; nothing else changes in it. So an interrupted replay
-can be repeated: nothing is sent twice. A file of --newrelic-output that was written while there was a license key is
+Lines that are sent are marked by a blank at their end. So an interrupted replay can be repeated: nothing is sent twice.
+A spool (its name ends with .spool.ndjson) loses the marked lines in the end, and is removed with the last one; in any
+other file nothing else changes. A file of --newrelic-output that was written while there was a license key is
 marked from the start, as its events were delivered or are in a spool; --force sends them all the same. Lines that are
 not readable, and events that New Relic does not take any more as they are older than 24 h, are counted and left.
 
@@ -80,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 0
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         if options.command == "events":
             return _events(options.event_type)
@@ -89,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"locust-newrelic: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. What was sent is noted; the same command sends the rest.\n")
+        rest = " What was sent is noted; the same command sends the rest." if options.command == "replay" else ""
+        sys.stderr.write(f"\nInterrupted.{rest}\n")
         return 130
 
 
@@ -233,13 +238,16 @@ class Replay:
 
     def run(self) -> int:
         """Send them; returns the exit code."""
-        before = signal.signal(signal.SIGINT, self._on_interrupt)
+        before = signal.signal(signal.SIGINT, self._on_interrupt) if not self._dry_run else None
+        is_all_sent = True
         try:
-            is_all_sent = all([self._try_file(path) for path in self._files])  # noqa: C419  (each is tried)
+            for path in self._files:
+                is_all_sent &= self._try_file(path)
         except GaveUp as end:
             is_all_sent = _complain(str(end))
         finally:
-            signal.signal(signal.SIGINT, before)
+            if not self._dry_run:
+                signal.signal(signal.SIGINT, before)
             if self._transport is not None:
                 self._transport.close()
         return 0 if is_all_sent else 1
@@ -303,9 +311,12 @@ class Replay:
                     progress.say(f"{len(part.events)} events refused: {outcome.reason}.{what_to_do(outcome.reason)}")
                 num_done += len(part.events)
                 progress.show(f"{num_done} of {num_events} events ({num_done / max(num_events, 1):.0%})")
-            stored.finish()
+        except (GaveUp, KeyboardInterrupt):
+            _tidy(stored, progress)
+            raise
         finally:
             progress.end()
+        _tidy(stored, progress)
         return num_refused
 
     def _send(self, part: Part, progress: _Progress) -> Outcome:
@@ -324,8 +335,10 @@ class Replay:
 
             pause_s = patience.after(outcome)
             if time.monotonic() + pause_s - since_s > self._timeout_s:
-                msg = f"{self._where} took nothing for {self._timeout_s:g} s: {outcome.reason}."
-                msg += f"{what_to_do(outcome.reason)} {_KEPT}"
+                asked_s = outcome.retry_after_s or 0.0
+                why = f"asks to wait {asked_s:g} s, beyond" if asked_s > self._timeout_s else "took nothing for"
+                reason = f"{outcome.reason}.{what_to_do(outcome.reason)}"
+                msg = f"{self._where} {why} the {self._timeout_s:g} s of --timeout: {reason} {_KEPT}"
                 raise GaveUp(msg)
             progress.say(f"{outcome.reason}; trying again in {pause_s:.0f} s", once=outcome.reason)
             self._stopping.wait(pause_s)
@@ -357,9 +370,10 @@ class _Progress:
 
     def say(self, message: str, *, once: str | None = None) -> None:
         """Say something in a line of its own; *once*: not again for the same."""
-        if once is not None and once in self._said:
+        if once in self._said:
             return
-        self._said.add(once or "")
+        if once is not None:
+            self._said.add(once)
         self.end()
         sys.stderr.write(f"{self._path}: {message}\n")
 
@@ -368,6 +382,14 @@ class _Progress:
         if self._is_shown:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def _tidy(stored: Stored, progress: _Progress) -> None:
+    """Remove what is delivered of a spool; if that cannot be, it is no fault: it is marked, and not sent again."""
+    try:
+        stored.finish()
+    except OSError as error:
+        progress.say(f"what was sent is marked in it, but cannot be removed: {error.strerror}")
 
 
 def _counts(stored: Stored) -> tuple[Counter[Kind], list[int]]:

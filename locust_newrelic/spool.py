@@ -44,8 +44,7 @@ MOST_BYTES = 256 * 1024 * 1024
 COPIED_AT_ONCE = 1024 * 1024
 
 LARGE_BYTES = 4 * 1024 * 1024
-"""A file up to this size is written anew for each part that is sent. In a larger one the lines are marked in place, and
-a spool is written anew when half of it is marked: each byte would be written hundreds of times else."""
+"""A spool beyond this size is written anew when half of it is delivered; others at the end only."""
 
 MOST_AGE_MS = 24 * 3600 * 1000
 """How far from now an event may be for New Relic to take it."""
@@ -146,7 +145,7 @@ class Spool:
     """
 
     def __init__(self, folder: str, *, most_bytes: int = MOST_BYTES) -> None:
-        self._folder, self._most_bytes = folder, most_bytes
+        self._folder, self._most_bytes = os.path.abspath(folder), most_bytes  # a locustfile may change the directory
         self.path: str | None = None
         """The file, while there is one."""
         self.num_pending = 0
@@ -302,9 +301,9 @@ class Busy(Exception):  # noqa: N818  (a state, no fault)
 class Stored:
     """A spool or an output file, opened to be sent, and locked for this process alone.
 
-    Of a spool the lines that are sent are removed, and the file with the last of them (of a large one they are marked
-    first, and removed by and by); those of any other file are marked as delivered. Lines that are no events, too old or
-    refused stay. Raises OSError, or Busy.
+    Lines that are sent are marked as delivered, in place: that needs no room on the disk, and cannot fail where the
+    rest could be done. Of a spool they are removed in the end, and the file with the last of them. Lines that are no
+    events, too old or refused stay. With *force*, what was delivered is to be sent again. Raises OSError, or Busy.
     """
 
     def __init__(self, path: str, *, now_ms: int, force: bool = False) -> None:
@@ -313,7 +312,6 @@ class Stored:
         self._now_ms, self._force = now_ms, force and not self.is_spool
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
         self._offset = self._num_marked = 0
-        self._in_place = False
         try:
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(errno.EINVAL, "Not a file")
@@ -353,34 +351,24 @@ class Stored:
         self._offset = part.end
 
     def prepare(self) -> None:
-        """Have room for a mark in each line of a large file, so that it need not be written anew for each part."""
-        self._in_place = os.fstat(self._file).st_size > LARGE_BYTES
-        if self._in_place and any(kind is Kind.EVENT and not _has_room(line) for line, kind in self._lines()):
-            self._rewrite(_with_room(line) if kind is Kind.EVENT else line for line, kind in self._lines())
+        """Have room for a mark in each line that is to be sent, and none marked: whatever happens then, it is noted."""
+        if any(kind is Kind.EVENT and not _is_pending(line) for line, kind in self._lines()):
+            self._rewrite(_pending(line) if kind is Kind.EVENT else line for line, kind in self._lines())
+        self._force = False
 
     def settle(self, part: Part) -> None:
-        """Note, at once or not at all, that the events of the part are delivered, and go on behind it."""
-        if self._in_place:
-            _write_at(self._file, b"".join(_marked(line) if kind is Kind.EVENT else line for line, kind in part.lines),
-                      part.start)  # fmt: skip
-            self._offset, self._num_marked = part.end, self._num_marked + part.end - part.start
-            if self.is_spool and 2 * self._num_marked > os.fstat(self._file).st_size:
+        """Note that the events of the part are delivered, and go on behind it."""
+        marked = b"".join(_marked(line) if kind is Kind.EVENT else line for line, kind in part.lines)
+        _write_at(self._file, marked, part.start)
+        self._offset, self._num_marked = part.end, self._num_marked + part.end - part.start
+        if self.is_spool and 2 * self._num_marked > os.fstat(self._file).st_size > LARGE_BYTES:
+            with contextlib.suppress(OSError):  # it is marked, and tried again at the end
                 self._remove_marked()
-            return
-
-        lines = [self._settled(line, kind) for line, kind in part.lines]
-        settled = b"".join(lines)
-        if settled != b"".join(line for line, _ in part.lines):
-            before, behind = bytes_of(self._file, 0, part.start), bytes_of(self._file, part.end)
-            self._rewrite(chain(before, [settled], behind))
-        self._offset = part.start + len(settled)
 
     def finish(self) -> None:
-        """At the end: of a spool nothing delivered is left, and without anything else no file."""
+        """Leave nothing of a spool that is delivered, and without anything else no file."""
         if self.is_spool:
             self._remove_marked()
-            if not os.fstat(self._file).st_size:
-                os.unlink(self.path)
 
     def _lines(self) -> Iterator[tuple[bytes, Kind]]:
         return ((line, self._read(line)[0]) for line in lines_of(self._file))
@@ -391,10 +379,12 @@ class Stored:
     def _remove_marked(self) -> None:
         """Take the delivered lines out of what is done of a spool."""
         kept = [line for line in self._done_lines() if line.strip() and not is_delivered(line)]
-        num_bytes = sum(map(len, kept))
-        if num_bytes != self._offset:
+        num_bytes, size = sum(map(len, kept)), os.fstat(self._file).st_size
+        if not kept and self._offset == size:
+            os.unlink(self.path)
+        elif num_bytes != self._offset:
             self._rewrite(chain(kept, bytes_of(self._file, self._offset)))
-        self._offset, self._num_marked = num_bytes, 0
+            self._offset, self._num_marked = num_bytes, 0
 
     def _done_lines(self) -> Iterator[bytes]:
         position = 0
@@ -403,13 +393,6 @@ class Stored:
                 return
             position += len(line)
             yield line
-
-    def _settled(self, line: bytes, kind: Kind) -> bytes:
-        if kind in (Kind.UNREADABLE, Kind.TOO_OLD):
-            return line
-        if self.is_spool:
-            return b""
-        return _marked(_with_room(line)) if kind is Kind.EVENT else line
 
     def _read(self, line: bytes) -> tuple[Kind, NewRelicEvent | None]:
         if not line.strip():
@@ -449,7 +432,7 @@ def lock(file: int, *, shared: bool) -> bool:
 def rewritten(file: int, path: str, pieces: Iterable[bytes]) -> int:
     """Replace the file at *path*, which is open as *file*, by *pieces*, at once or not at all.
 
-    Returns the new file, open, with the mode and the lock of the old one, which is closed. Raises OSError, and then
+    Returns the new file, open, with the owner, mode and lock of the old one, which is closed. Raises OSError, and then
     leaves all as it was.
     """
     beside = f"{path}.tmp"
@@ -457,7 +440,10 @@ def rewritten(file: int, path: str, pieces: Iterable[bytes]) -> int:
         os.unlink(beside)
     new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(new, stat.S_IMODE(os.fstat(file).st_mode))
+        before = os.fstat(file)
+        with contextlib.suppress(OSError):  # only root can give a file to somebody else
+            os.fchown(new, before.st_uid, before.st_gid)
+        os.fchmod(new, stat.S_IMODE(before.st_mode))
         lock(new, shared=False)
         end = 0
         for piece in pieces:
@@ -501,13 +487,13 @@ def _pending_lines(file: int) -> Iterator[bytes]:
     return (line for line in lines_of(file) if not is_delivered(line))
 
 
-def _has_room(line: bytes) -> bool:
-    """Whether the line ends with a byte that can become a mark."""
-    return line.endswith((PENDING + b"\n", DELIVERED + b"\n"))
+def _is_pending(line: bytes) -> bool:
+    """Whether the line ends with a byte that can become a mark, and is none."""
+    return line.endswith(PENDING + b"\n")
 
 
-def _with_room(line: bytes) -> bytes:
-    return line if _has_room(line) else line.rstrip() + PENDING + b"\n"
+def _pending(line: bytes) -> bytes:
+    return line.rstrip() + PENDING + b"\n"
 
 
 def _marked(line: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """The command ``locust-newrelic``."""
 
 import contextlib
+import errno
 import importlib.metadata
 import io
 import json
@@ -370,8 +371,75 @@ def test_replay_gives_up_after_its_timeout(new_relic, connected, capsys):
     path = spooled(*range(1001))
     new_relic.answers += [Answer(429, {"Retry-After": "60"})]
     assert main(["replay", "--timeout", "30", path]) == 1
-    assert "took nothing for 30 s: HTTP 429" in capsys.readouterr().err
+    assert "asks to wait 60 s, beyond the 30 s of --timeout: HTTP 429" in capsys.readouterr().err
     assert numbers_in(path) == [1000]
+    new_relic.always = BUSY
+    assert main(["replay", "--timeout", "0", path]) == 1
+    assert "took nothing for the 0 s of --timeout: HTTP 503" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.spool.ndjson", "events"])
+def test_a_file_that_cannot_be_written_anew(new_relic, connected, capsys, monkeypatch, name):
+    """On a full disk, or in a folder of somebody else, nothing is sent of which that could not be noted."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spool_module, "rewritten", full)
+    monkeypatch.setattr(cli, "EVENTS_AT_ONCE", 10)
+    old = json.dumps(events(99, age_s=DAY_S + 60)[0])
+    written(name, events(*range(25)))
+    with open(name, "a") as file:
+        file.write(f"{old}\n")
+    Path(name).write_text(Path(name).read_text().replace("}\n", "}\t\n"))
+    for _ in range(3):
+        assert main(["replay", name]) == 1
+    assert received(new_relic) == list(range(25))
+    said = "what was sent is marked in it, but cannot be removed: No space left"
+    assert (said in capsys.readouterr().err) == name.startswith("x.")
+
+    written("without room", events(1, 2))
+    assert main(["replay", "without room"]) == 1
+    assert "without room: No space left on device" in capsys.readouterr().err
+    assert received(new_relic) == list(range(25))
+
+
+def test_a_spool_that_cannot_be_removed(new_relic, connected, capsys, monkeypatch):
+    """All of it is sent, once, and marked; that the file stays is said."""
+    path = spooled(1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda _: os.open("/", os.O_RDWR))
+        assert main(["replay", path]) == 0
+        assert main(["replay", path]) == 0
+    assert received(new_relic) == [1, 2]
+    assert "cannot be removed: Is a directory" in capsys.readouterr().err
+    assert main(["replay", path]) == 0
+    assert (os.listdir(), received(new_relic)) == ([], [1, 2])
+
+
+def test_an_interrupted_force_goes_on_without_it(new_relic, connected):
+    """What --force has not sent yet is to be sent from then on, and nothing is sent a third time."""
+    written("events", events(*range(1500)), delivered=True)
+    new_relic.answers = [Answer(200), Answer(403)]
+    assert main(["replay", "--force", "events"]) == 1
+    assert received(new_relic) == list(range(1000))
+    assert main(["replay", "events"]) == 0
+    assert received(new_relic) == list(range(1500))
+    assert main(["replay", "events"]) == 1
+    assert len(new_relic.events) == 1500
+
+
+def test_a_name_that_cannot_be_shown(new_relic, connected):
+    """Whatever a file is called, it is sent, and so are those behind it."""
+    for name in (b"b\xe4.spool.ndjson", "ä.spool.ndjson".encode()):
+        os.rename(spooled(1), name)
+    command = [sys.executable, "-m", "locust_newrelic.cli", "replay", *sorted(map(os.fsdecode, os.listdir(b".")))]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    shown = subprocess.run(command, env=environment, capture_output=True, check=False)
+
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert shown.stdout.count(b"1 events sent") == 2
+    assert len(new_relic.events) == 2
 
 
 def test_a_file_that_is_being_written(new_relic, connected, capsys):
