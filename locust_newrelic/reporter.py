@@ -143,7 +143,7 @@ class Reporter:
 
     @property
     def _is_running(self) -> bool:
-        """Whether a test runs."""
+        """Whether a test runs, which Locust's own clearing never meets."""
         runner = self.environment.runner
         return getattr(runner, "worker_state", getattr(runner, "state", None)) in (STATE_SPAWNING, STATE_RUNNING)
 
@@ -162,10 +162,11 @@ class Reporter:
         return []
 
     def _shield_from_interrupts(self) -> None:
-        """Pass a Ctrl-C that arrives while one of our greenlets runs on to Locust's main greenlet.
+        """Pass a Ctrl-C that arrives while our code runs on to Locust's main greenlet.
 
         Python raises KeyboardInterrupt in whatever runs at that moment. In the middle of our work it would cost a
-        window, or have a batch sent again whose answer was on its way; elsewhere all stays as it is.
+        window, or have a batch sent again whose answer was on its way; in a listener, thousands of requests that it
+        just counts. Elsewhere all stays as it is.
         """
         default = signal.default_int_handler
         if not _may_set_signals() or signal.getsignal(signal.SIGINT) is not default:
@@ -174,7 +175,8 @@ class Reporter:
         hub = gevent.get_hub()
 
         def on_interrupt(number: int, frame: FrameType | None) -> None:
-            if gevent.getcurrent() in (hub, *self._greenlets()):  # the hub would pass it on as well, with a traceback
+            # the hub would pass it on as well, with a traceback
+            if gevent.getcurrent() in (hub, *self._greenlets()) or _is_ours(frame):
                 hub.loop.run_callback(hub.handle_system_error, KeyboardInterrupt, KeyboardInterrupt())
             else:
                 default(number, frame)
@@ -203,6 +205,15 @@ class Off(Reporter):
                 "New Relic: reporting is off. To turn it on, set NEW_RELIC_LICENSE_KEY; or write the events to a file"
                 " with --newrelic-output FILE."
             )
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    """Whether that runs in this package, or is called by it."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(f"{__package__}."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _may_set_signals() -> bool:

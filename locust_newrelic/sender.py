@@ -207,6 +207,10 @@ class Sender(Reporter):
         return [greenlet for greenlet in ours if greenlet is not None]
 
     @property
+    def _is_running(self) -> bool:
+        return super()._is_running or (self._run is not None and not self._run.stopping)
+
+    @property
     def _is_master(self) -> bool:
         return isinstance(self.environment.runner, runners.MasterRunner)
 

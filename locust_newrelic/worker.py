@@ -55,6 +55,8 @@ class Worker(Reporter):
         self._recording: _Recording | None = None
         self._parts: deque[Part] = deque(maxlen=MOST_PARTS)
         """Of windows that have ended, or were reset, since the last report."""
+        self._is_partial = False
+        """Whether Locust's next report tells of requests that were made before the recording began."""
         self._gauge: Gauge | None = None
         self._greenlet: gevent.Greenlet | None = None
         events = environment.events
@@ -91,7 +93,13 @@ class Worker(Reporter):
             self._end_window()
             parts = list(self._parts)
             self._parts.clear()
-            data[relay.KEY] = relay.pack(Report(now_ms(), parts))
+            if self._is_partial:  # for this once, the master takes Locust's own statistics, which are complete
+                self._is_partial = False
+                for part in parts:
+                    for event in part.window.details.records.events:
+                        self._recording.recorder.record_event(event)
+            else:
+                data[relay.KEY] = relay.pack(Report(now_ms(), parts))
         if run is not None and (self._recording is None or self._recording.run != run):
             self._begin(run)
 
@@ -102,6 +110,7 @@ class Worker(Reporter):
     def _on_reset(self) -> None:
         """What was not reported is gone for Locust, but not for us."""
         self._end_window()
+        self._is_partial = False
         self._parts = deque((part._replace(was_reset=True) for part in self._parts), maxlen=MOST_PARTS)
 
     def _on_quit(self, **_: object) -> None:
@@ -128,15 +137,17 @@ class Worker(Reporter):
 
     def _begin(self, run: RunOptions) -> None:
         """Record for *run* from now on."""
+        if self._greenlet is None:
+            self._gauge = Gauge()
         for listener in self._recording.recorder.listeners if self._recording is not None else ():
             self._unlisten(self.environment.events.request, listener)
         scale = Scale(run.buckets_ms)
         recorder = make_recorder(scale, run.max_series, dimensions=run.dimensions, sample_rate=run.sample_rate)
         self._recording = _Recording(run, recorder, Cadence(run.interval_s))
         self._listen_to_requests(recorder)
+        self._is_partial = self.environment.stats.total.num_requests > 0
         self._own.hand_over(recorder.record_event, recorder.refuse_events)
         if self._greenlet is None:
-            self._gauge = Gauge()
             self._greenlet = gevent.spawn(self._loop)
 
     def _end_window(self) -> None:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import gevent
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from test_end_to_end import assert_same
 
 import locust_newrelic
 from locust_newrelic import Config, ConfigError, relay, sender
+from locust_newrelic import worker as worker_module
 from locust_newrelic.health import Health
 from locust_newrelic.histogram import Scale
 from locust_newrelic.recorder import Recorder
@@ -292,6 +294,74 @@ def test_the_end_has_as_much_time_as_the_settings_say(tmp_path, monkeypatch):
 
     assert timeouts_s == [begun_s + 3.0 - clock.now_s]
     assert 0.0 < timeouts_s[0] < 3.0
+
+
+@pytest.mark.parametrize("method", ["reset_all", "clear_all"])
+def test_a_reset_as_a_test_starts(tmp_path, method):
+    """What a listener of test_start forgets again, after warming up, say, is an epoch of its own."""
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=1)
+
+    @environment.events.test_start.add_listener
+    def warm_up(**_):
+        environment.events.request.fire(request_type="rpc", name="warm", response_time=1, response_length=1)
+        getattr(environment.stats, method)()
+
+    for _ in range(2):
+        run_users(environment)
+        own = own_figures(environment)
+        environment.runner.greenlet = type(environment.runner.greenlet)()
+    reporter.close()
+
+    events = endpoints(written(tmp_path / "events"))
+    last = [event for event in events if event["run_id"] == run_ids(events)[1]]
+    assert {event["name"] for event in last if event["stats_epoch"] == 0} == {"warm"}
+    assert_same([event for event in last if event["stats_epoch"] == 1], own)
+
+
+def test_an_interrupt_in_the_middle_of_counting(tmp_path):
+    """Whenever Ctrl-C is pressed while a listener counts, no request is lost or counted twice, and Locust ends."""
+    environment = make_environment()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    recorder, left = reporter._recorder, 1
+
+    def press(frame, event, _):
+        nonlocal left
+        if frame.f_globals["__name__"] not in {"locust_newrelic.recorder", "locust_newrelic.window"}:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return press
+
+    def fire(number):
+        for _ in range(number):
+            environment.events.request.fire(request_type="rpc", name="n", response_time=1, response_length=1)
+
+    instruction, tracing = 0, sys.gettrace()
+    try:
+        fire(1)
+        recorder._set_longest(5)
+        while left <= 0 or not instruction:
+            left = instruction = instruction + 1
+            fire(4)
+            sys._getframe().f_trace_opcodes = True
+            sys.settrace(press)
+            try:
+                fire(1)
+            finally:
+                sys.settrace(tracing)
+            if left <= 0:
+                with pytest.raises(KeyboardInterrupt):
+                    gevent.sleep(30)
+            assert recorder.take().num_requests == 5 + (instruction == 1)
+    finally:
+        reporter.close()
+        signal.signal(signal.SIGINT, before)
+    assert instruction > 200
 
 
 @pytest.mark.parametrize("step", ["_finish_run", "_end_window", "_join", "_make_events", "_own.end"])
@@ -825,6 +895,44 @@ def test_details_of_a_worker(tmp_path, caplog):
     assert {event.get("a") for event in events} == {None}
     for name in ("before_send", "set_attributes"):
         assert caplog.text.count(f"{name} has no effect on a worker") == 1
+
+
+def test_attaching_to_a_worker_in_the_middle(tmp_path):
+    """What it made before that counts by Locust's own statistics, all after it in detail; its own events arrive."""
+    with master_and_worker(lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"))) as (master, worker):
+        master.runner.start(1, spawn_rate=1)
+        with gevent.Timeout(30):
+            while worker.stats.total.num_requests < 20:
+                gevent.sleep(0.01)
+            on_worker = locust_newrelic.attach(worker)
+            on_worker.record("Order", {"number": 1})
+            before = master.stats.total.num_requests
+            while master.stats.total.num_requests < before + 400:
+                gevent.sleep(0.01)
+        master.runner.quit()
+        on_worker.close()
+        locust_newrelic.attach(master).close()
+        events = written(tmp_path / "events")
+
+        assert_same(endpoints(events), own_figures(master))
+        assert events[-1]["approximate_workers"] == 1
+        assert [event["number"] for event in of_type(events, "Order")] == [1]
+
+
+def test_a_worker_that_cannot_tell_how_it_does(tmp_path, monkeypatch):
+    """Where its process cannot be looked at, Locust's own statistics of it count."""
+
+    def gauge():
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(worker_module, "Gauge", gauge)
+    with master_and_worker(lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"))) as (master, worker):
+        on_worker = locust_newrelic.attach(worker)
+        run_on_workers(master)
+        on_worker.close()
+        locust_newrelic.attach(master).close()
+
+        assert_same(endpoints(written(tmp_path / "events")), own_figures(master))
 
 
 @pytest.mark.parametrize(("run", "told_of"), [(1, 9), (2, 2), (8, 8), (9, 9)])
