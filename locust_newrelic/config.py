@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -38,6 +37,9 @@ REGIONS = {
     "gov": "gov-insights-collector.newrelic.com",
 }
 """The Event API's host of each region (New Relic's own Go client: newrelic-client-go, pkg/region)."""
+
+LONGEST_SHOWN = 256
+"""Characters of a path that is shown in a message."""
 
 USER_KEY = "The license key is a user key (NRAK-...), which New Relic refuses: take one of type ingest."
 
@@ -429,11 +431,11 @@ class Config:
         if both:
             msg = f"--newrelic-dimension: {both[0]!r} is an attribute of all events (--newrelic-attribute)"
             raise ConfigError(msg)
-        if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
-            msg = f"--newrelic-ca-bundle: no such file: {self.ca_bundle}"
+        if self.ca_bundle is not None and not os.path.isfile(self.ca_bundle):  # Path.is_file() may raise
+            msg = f"--newrelic-ca-bundle: no such file: {_shown(self.ca_bundle)}"
             raise ConfigError(msg)
-        if not Path(self.spool_dir).is_dir():
-            msg = f"--newrelic-spool-dir: no such folder: {self.spool_dir}"
+        if not os.path.isdir(self.spool_dir):
+            msg = f"--newrelic-spool-dir: no such folder: {_shown(self.spool_dir)}"
             raise ConfigError(msg)
 
     @property
@@ -489,6 +491,11 @@ class Config:
                 values[setting.field] = _checked(variable, setting.check, environ[variable])
 
         return cls(**{name: value for name, value in values.items() if value is not None})
+
+
+def _shown(path: str) -> str:
+    """A path in a message, unless it is none: somebody may give what is in the file, a private key with it."""
+    return path if path.isprintable() and len(path) < LONGEST_SHOWN else "(what is given is no path)"
 
 
 _CI_VARIABLES = {

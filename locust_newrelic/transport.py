@@ -127,7 +127,8 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> urllib3.util
         parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
     except urllib3.exceptions.LocationParseError:  # its text may hold the proxy's password
         parsed = urllib3.util.Url()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    rest = f"{parsed.path}{parsed.query}{parsed.fragment}"  # with an "@" in it, that of a password with a "/", say
+    if parsed.scheme not in ("http", "https") or not parsed.host or "@" in rest:
         msg = f"{variable}: only http:// and https:// proxies can be used, like http://proxy.example:3128"
         raise ConfigError(msg + " (it is not shown here)")
     return parsed._replace(port=parsed.port or (1080 if parsed.scheme == "http" else 443))
@@ -175,7 +176,11 @@ class Transport:
             options |= {"ssl_context": _ssl_context(ca_bundle), "cert_reqs": "CERT_REQUIRED"}
         if proxy and proxy.scheme == "https":
             options["_proxy_config"] = _proxy_config(self.proxy or "", ca_bundle)
-        self._client = _client_class(proxy, secure=secure)(license_key, **options)
+        try:
+            self._client = _client_class(proxy, secure=secure)(license_key, **options)
+        except urllib3.exceptions.LocationParseError:
+            msg = f"--newrelic-endpoint: no host is called {self.host!r}"
+            raise ConfigError(msg) from None
         if parts.path.strip("/"):
             self._client.PATH = parts.path
         self._client.add_version_info("locust-newrelic", version)

@@ -361,6 +361,15 @@ def test_a_ca_bundle_that_is_missing():
         Config(ca_bundle="missing.pem")
 
 
+@pytest.mark.parametrize("name", ["ca_bundle", "spool_dir"])
+@pytest.mark.parametrize("value", ["x" * 5_000, "a\0b", "-----BEGIN PRIVATE KEY-----\nsecret\n", "\ud800"])
+def test_what_is_no_path(name, value):
+    """What can be no path, as the text of a certificate, is refused like a missing one, and not shown."""
+    with pytest.raises(ConfigError, match=f"--newrelic-{name.replace('_', '-')}: no such .* no path") as refusal:
+        Config(**{name: value})
+    assert value.strip() not in str(refusal.value)
+
+
 def test_a_setting_that_does_not_exist():
     """A misspelt setting in code is refused by name."""
     with pytest.raises(ConfigError, match="no such setting: appname, licence_key"):

@@ -352,6 +352,8 @@ def test_an_interrupt_in_the_middle_of_counting(tmp_path):
             sys.settrace(press)
             try:
                 fire(1)
+            except KeyboardInterrupt:
+                pytest.fail(f"it was raised in the listener, at instruction {instruction}")
             finally:
                 sys.settrace(tracing)
             if left <= 0:

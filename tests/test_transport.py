@@ -284,6 +284,12 @@ def test_a_bundle_without_certificates_is_a_usage_error(tmp_path, connect, conte
         connect(ca_bundle=str(bundle))
 
 
+def test_an_endpoint_that_can_be_no_host(connect):
+    """It is a usage error, by the name of its flag."""
+    with pytest.raises(ConfigError, match="--newrelic-endpoint: no host is called 'a b'"):
+        connect("https://a b")
+
+
 def test_nobody_listens(connect):
     """A closed port is a retry that says so."""
     assert sent(connect(f"https://127.0.0.1:{free_port()}")) == Outcome(Verdict.RETRY, "Connection refused")
@@ -508,6 +514,9 @@ def test_a_proxy_cannot_pose_as_new_relic(new_relic, connect, proxy):
     f"user:{SECRET}@proxy.example:port",
     f"{SECRET}://proxy.example",
     f"http://user:{SECRET}@",
+    f"http://user:2024/{SECRET}@proxy.example:3128",
+    f"http://user:2024?{SECRET}@proxy.example:3128",
+    f"http://user:2024#{SECRET}@proxy.example:3128",
     "http://:3128",
     "http://",
 ])  # fmt: skip
