@@ -1,4 +1,4 @@
-"""A shop's visitors. The first line is all that New Relic needs."""
+"""A shop's visitors. The import of locust_newrelic is all that reporting needs."""
 
 from locust import FastHttpUser, between, task
 

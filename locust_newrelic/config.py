@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -491,6 +492,15 @@ class Config:
                 values[setting.field] = _checked(variable, setting.check, environ[variable])
 
         return cls(**{name: value for name, value in values.items() if value is not None})
+
+
+def misspelt_variables(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """What to say of each variable in *environ* that looks like a setting of this package, and is none."""
+    known = [variable for setting in SETTINGS for variable in setting.variables]
+    for variable in environ:
+        if variable.startswith("LOCUST_NEWRELIC_") and variable not in known:
+            meant = difflib.get_close_matches(variable, known, 1)
+            yield f"{variable} is no setting{f'; did you mean {meant[0]}?' if meant else ''}"
 
 
 def _shown(path: str) -> str:

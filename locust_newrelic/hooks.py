@@ -80,6 +80,8 @@ def _reporter(environment: Environment, options: Mapping[str, Any], config: Mapp
         return Worker(environment)
 
     checked = Config.from_options(options, **config)
+    for message in settings.misspelt_variables():
+        logger.warning("New Relic: %s", message)
     if not checked.is_on:
         return Off(environment, disabled=checked.disabled)
 

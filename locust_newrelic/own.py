@@ -69,8 +69,9 @@ class Own:
     def record(self, event_type: str, attributes: Mapping[str, object] | None = None) -> None:
         """See :func:`locust_newrelic.record`."""
         if not is_users_type(event_type):
-            msg = f"{event_type!r} cannot be the type of an event of yours: it has letters, digits, '_' and ':' only"
-            msg += ", and is none of New Relic's or of this package"
+            rule = "New Relic takes letters, digits, '_' and ':' only, and has some types of its own"
+            why = "it is one of this package" if is_event_type(event_type) else rule
+            msg = f"{event_type!r} cannot be the type of an event of yours: {why}"
             raise ValueError(msg)
         if not isinstance(attributes, (Mapping, type(None))):
             msg = f"attributes must be a mapping, not {type(attributes).__name__}"

@@ -11,7 +11,7 @@ from locust.argument_parser import get_parser
 from new_relic import LICENSE_KEY
 
 from locust_newrelic import Config, ConfigError
-from locust_newrelic.config import PREFIX, SETTINGS, ci_attributes
+from locust_newrelic.config import PREFIX, SETTINGS, ci_attributes, misspelt_variables
 
 SETTING = {setting.name: setting for setting in SETTINGS}
 
@@ -359,6 +359,16 @@ def test_a_ca_bundle_that_is_missing():
     """Whether the certificates are there is checked where Config is made."""
     with pytest.raises(ConfigError, match=r"--newrelic-ca-bundle: no such file: missing\.pem"):
         Config(ca_bundle="missing.pem")
+
+
+def test_misspelt_variables():
+    """A variable that looks like a setting and is none is told of, with the one that may be meant."""
+    environ = {"LOCUST_NEWRELIC_INTERVALL": "5", "LOCUST_NEWRELIC_": "", "LOCUST_NEWRELIC_INTERVAL": "5", "HOME": "/"}
+    assert list(misspelt_variables(environ)) == [
+        "LOCUST_NEWRELIC_INTERVALL is no setting; did you mean LOCUST_NEWRELIC_INTERVAL?",
+        "LOCUST_NEWRELIC_ is no setting; did you mean LOCUST_NEWRELIC_RUN_ID?",
+    ]
+    assert list(misspelt_variables({variable: "" for setting in SETTINGS for variable in setting.variables})) == []
 
 
 @pytest.mark.parametrize("name", ["ca_bundle", "spool_dir"])

@@ -198,6 +198,16 @@ def test_off_without_a_key(monkeypatch, caplog):
     reporter.close()
 
 
+def test_a_variable_that_is_no_setting(tmp_path, monkeypatch, caplog):
+    """It is warned of, as nothing else would say why it has no effect."""
+    monkeypatch.setenv("LOCUST_NEWRELIC_APPNAME", "Shop")
+    locust_newrelic.attach(make_environment(), output=str(tmp_path / "events")).close()
+
+    assert caplog.messages == [
+        "New Relic: LOCUST_NEWRELIC_APPNAME is no setting; did you mean LOCUST_NEWRELIC_APP_NAME?"
+    ]
+
+
 def test_settings_from_the_environment(tmp_path, monkeypatch):
     """What attach is not told comes from the environment variables."""
     monkeypatch.setenv("LOCUST_NEWRELIC_OUTPUT", str(tmp_path / "events"))
