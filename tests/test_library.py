@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from locust import User, constant, task
 from locust import log as locust_log
 from locust.env import Environment
+from locust.exception import StopUser
 from locust.stats import RequestStats
 from locusts import EXAMPLES, clean_environment, free_port
 from test_end_to_end import assert_same
@@ -407,6 +408,35 @@ def test_an_output_that_cannot_be_written(caplog):
 
     assert re.fullmatch(r"New Relic: 0 events written to /dev/full, [1-9]\d* lost", caplog.messages[-1])
     assert caplog.records[-1].levelno == logging.WARNING
+
+
+def test_a_listener_that_ends_its_user(tmp_path):
+    """What Locust counts before another listener raises StopUser, or waits and is killed, counts here as well."""
+    environment = make_environment()
+
+    @environment.events.request.add_listener
+    def end(name, **_):
+        if name == "waits":
+            gevent.sleep(60)
+        raise StopUser
+
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    environment.events.test_start.fire(environment=environment)
+
+    def fire(name):
+        environment.events.request.fire(request_type="rpc", name=name, response_time=1, response_length=1)
+
+    for _ in range(3):
+        with pytest.raises(StopUser):
+            fire("raises")
+    waiting = [gevent.spawn(fire, "waits") for _ in range(2)]
+    gevent.idle()
+    gevent.killall(waiting)
+    reporter.close()
+
+    own = own_figures(environment)
+    assert {name: entry["num_requests"] for (_, name), entry in own.items()} == {"raises": 3, "waits": 2}
+    assert_same(endpoints(written(tmp_path / "events")), own)
 
 
 def test_a_close_that_is_killed(tmp_path):
@@ -929,6 +959,26 @@ def test_attaching_to_a_worker_in_the_middle(tmp_path):
         assert_same(endpoints(events), own_figures(master))
         assert events[-1]["approximate_workers"] == 1
         assert [event["number"] for event in of_type(events, "Order")] == [1]
+
+
+def test_a_run_of_which_only_its_option_tells(tmp_path):
+    """A worker that missed the stop of a run, and the start of the next, records for that after its next report."""
+    with master_and_worker(lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"))) as (master, worker):
+        on_worker = locust_newrelic.attach(worker)
+        run_on_workers(master)
+        options = worker.parsed_options.newrelic_run
+        worker.parsed_options.newrelic_run = {**options, "run_id": "next"}
+        reports = []
+        for number in (1, 2):
+            for _ in range(number):
+                worker.events.request.fire(request_type="rpc", name="n", response_time=1, response_length=1)
+            worker.events.report_to_master.fire(client_id="w", data=(data := {}))
+            reports.append(relay.unpack(data[relay.KEY], Scale(options["buckets"])).parts)
+        on_worker.close()
+        locust_newrelic.attach(master).close()
+
+    told = [[(part.run_id, part.window.num_requests) for part in parts if part.window] for parts in reports]
+    assert told == [[(options["run_id"], 1)], [("next", 2)]]
 
 
 def test_a_worker_that_cannot_tell_how_it_does(tmp_path, monkeypatch):
