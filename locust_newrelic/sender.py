@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LATE_REQUESTS_S = 1.0
-"""How long after a test's stop its stop event waits for requests that listeners of ``test_stop`` still make."""
+"""How long a test's stop event waits for a request more: listeners of ``test_stop`` may make some."""
 
 REPORTS_TO_WAIT = 2
 """For how many of the workers' reports (one every 3 s) a window, and the end of a run, wait."""
@@ -92,7 +92,9 @@ class _Run:
     """When its users began to stop (with workers), or had stopped."""
     stopped_ms: int = 0
     ended_s: float | None = None
-    """When all of its users had stopped."""
+    """When all of its users had stopped, or Locust has last counted a request after that."""
+    num_seen: int = 0
+    """Requests that Locust had counted by then."""
     awaited: set[str] = field(default_factory=set)
     """The workers that have not reported since it stopped."""
     approximate: set[str] = field(default_factory=set)
@@ -267,7 +269,7 @@ class Sender(Reporter):
         """All users have stopped. For a former run that can come after the next has begun, and says nothing."""
         run = self._run
         if run is not None and run.stopping and run.ended_s is None:
-            run.ended_s = time.monotonic()
+            run.ended_s, run.num_seen = time.monotonic(), self._num_counted
             if run.stopped_s is None:
                 self._stop(run)
 
@@ -327,10 +329,17 @@ class Sender(Reporter):
         run.stopped_s, run.stopped_ms = time.monotonic(), now_ms()
         run.worker_count = getattr(self.environment.runner, "worker_count", 0)
 
+    @property
+    def _num_counted(self) -> int:
+        """Requests that Locust has counted."""
+        return int(self.environment.stats.total.num_requests)
+
     def _is_over(self, run: _Run) -> bool:
         """Whether nobody is expected to tell anything more of a run that has ended."""
         if run.finished or run.ended_s is None:
             return False
+        if run.num_seen != self._num_counted:
+            run.ended_s, run.num_seen = time.monotonic(), self._num_counted
         since_s = time.monotonic() - run.ended_s
         return since_s >= LATE_REQUESTS_S and (since_s >= self._grace_s or not run.awaited & self._workers.present)
 

@@ -410,6 +410,28 @@ def test_an_output_that_cannot_be_written(caplog):
     assert caplog.records[-1].levelno == logging.WARNING
 
 
+def test_listeners_of_test_stop_that_take_their_time(tmp_path, monkeypatch):
+    """The stop event tells of all their requests, as long as one comes after the other."""
+    monkeypatch.setattr(sender, "LATE_REQUESTS_S", 0.3)
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"), interval_s=1)
+
+    @environment.events.test_stop.add_listener
+    def clean_up(**_):
+        for _ in range(25):
+            gevent.sleep(0.1)
+            environment.events.request.fire(request_type="rpc", name="clean up", response_time=1, response_length=1)
+
+    run_users(environment)
+    own = own_figures(environment)
+    reporter.close()
+
+    events = written(tmp_path / "events")
+    assert_same(endpoints(events), own)
+    (stop,) = [event for event in events if event.get("phase") == "stop"]
+    assert stop["num_requests"] == sum(entry["num_requests"] for entry in own.values())
+
+
 def test_a_listener_that_ends_its_user(tmp_path):
     """What Locust counts before another listener raises StopUser, or waits and is killed, counts here as well."""
     environment = make_environment()
