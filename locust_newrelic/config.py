@@ -76,13 +76,16 @@ def _endpoint(value: object) -> str:
     if url.username is not None or url.password is not None:
         msg = "must not contain a user name or password (it is not shown here)"
         raise ConfigError(msg)
-    if url.scheme not in ("https", "http") or not host or url.query or url.fragment:
+    if url.scheme not in ("https", "http") or not _HOST.fullmatch(host or "") or url.query or url.fragment:
         msg = "must be a URL like https://insights-collector.newrelic.com, without query or fragment"
         raise ConfigError(msg)
-    if url.scheme == "http" and not _is_loopback(host):
+    if url.scheme == "http" and not _is_loopback(str(host)):
         msg = f"must be https: over plain http the license key could be read on its way to {host}"
         raise ConfigError(msg)
     return url.geturl()
+
+
+_HOST = re.compile(r"[\w.:%-]+")
 
 
 def _is_loopback(host: str) -> bool:

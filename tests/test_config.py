@@ -45,6 +45,8 @@ BAD = [
     ("endpoint", "https://", "must be a URL"),
     ("endpoint", "https://collector.example:port", "must be a URL"),
     ("endpoint", "https://[::1", "must be a URL"),
+    ("endpoint", "https://a b", "must be a URL"),
+    ("endpoint", "https://a<b.example", "must be a URL"),
     ("endpoint", "http://collector.example", "must be https"),
     ("run-id", "x" * 201, "at most 200 characters, got 201"),
     ("attribute", "team", "must be KEY=VALUE, got 'team'"),
