@@ -36,7 +36,7 @@ from .pauses import BREATH_S, in_steps
 from .payload import PHASE_SPAWNING_COMPLETE, PHASE_START, PHASE_STOP, Interval, Node, Payload, Totals
 from .recording import Cadence, make_recorder, now_ms
 from .reporter import Reporter
-from .spool import Output, Spool
+from .spool import SPOOL_SUFFIX, Output, Spool
 from .transport import Transport
 from .workers import Workers, report_interval_s
 
@@ -185,6 +185,9 @@ class Sender(Reporter):
     def _open_sinks(self) -> None:
         config = self._config
         if config.output is not None:
+            if config.output.endswith(SPOOL_SUFFIX):
+                msg = f"--newrelic-output: {config.output} is named like a spool, which a replay removes"
+                raise ConfigError(msg)
             try:
                 self._output = Output(config.output, delivered=config.license_key is not None)
             except OSError as error:

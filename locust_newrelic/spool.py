@@ -70,8 +70,6 @@ class Output:
         self.num_written = 0
         self.num_lost = 0
         self._end = (DELIVERED if delivered else b"") + b"\n"
-        if path.endswith(SPOOL_SUFFIX):
-            raise OSError(errno.EINVAL, f"a file whose name ends with {SPOOL_SUFFIX} is a spool, which replay removes")
         # Read as well: to see whether the last line is whole. A terminal or a pipe cannot be; and one that nobody reads
         # would stop Locust: to open it waits for a reader, and so does to write when it is full.
         mode = os.O_WRONLY | os.O_NONBLOCK if _is_stream(path) else os.O_RDWR

@@ -93,7 +93,7 @@ WHAT_TO_DO = (
     ("^proxy: .* HTTP 407$", "Check the user and the password in HTTPS_PROXY."),
     ("^proxy: certificate", "Name the certificates that its own are signed with by --newrelic-ca-bundle."),
     ("^proxy: ", "Check HTTPS_PROXY, or name the host in NO_PROXY."),
-    ("HTTP 40[13]$", "Check the license key (of type ingest) and --newrelic-region."),
+    ("HTTP 40[13]$", "Check the license key (of type ingest) and --newrelic-region or --newrelic-endpoint."),
     ("HTTP 413$", "This event alone is larger than New Relic takes."),
     ("HTTP (3..|40[45])$", "Check --newrelic-endpoint."),
     ("HTTP 429$", "The account sends more than New Relic takes in a minute."),

@@ -298,7 +298,7 @@ def test_what_is_refused_is_said_once(log):
     assert log() == [
         (
             "New Relic: new-relic.example refused events: HTTP 403. Check the license key (of type ingest) and"
-            " --newrelic-region."
+            " --newrelic-region or --newrelic-endpoint."
         ),
         "New Relic: new-relic.example refused events: HTTP 400.",
         "New Relic: new-relic.example takes events again",
@@ -523,7 +523,7 @@ def test_what_is_refused_is_kept(spool, tmp_path, log):
     error, relief = log()
     assert error == (
         "New Relic: new-relic.example (region eu) refused events: HTTP 403. Check the license key (of type ingest) and"
-        f" --newrelic-region. They are kept in {spool.path}."
+        f" --newrelic-region or --newrelic-endpoint. They are kept in {spool.path}."
     )
     assert relief == "New Relic: new-relic.example takes events again"
     assert (delivery.num_sent, delivery.spooled, delivery.lost) == (50, {"refused HTTP 403": 200}, {})
@@ -582,7 +582,7 @@ def test_a_disk_that_cannot_keep_it(tmp_path, log):
     assert delivery.lost == {"spool not writable": 250}
     assert log()[1] == (
         "New Relic: new-relic.example refused events: HTTP 403. Check the license key (of type ingest) and"
-        " --newrelic-region."
+        " --newrelic-region or --newrelic-endpoint."
     )
     assert delivery.summary() == "0 events sent, 250 lost (250 spool not writable)"
 

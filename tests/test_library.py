@@ -199,6 +199,13 @@ def test_off_without_a_key(monkeypatch, caplog):
     reporter.close()
 
 
+def test_an_output_with_the_name_of_a_spool(tmp_path):
+    """It would be removed once it is replayed: refused at once."""
+    with pytest.raises(ConfigError, match=r"run\.spool\.ndjson is named like a spool, which a replay removes"):
+        locust_newrelic.attach(make_environment(), output=str(tmp_path / "run.spool.ndjson"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_variable_that_is_no_setting(tmp_path, monkeypatch, caplog):
     """It is warned of, as nothing else would say why it has no effect."""
     monkeypatch.setenv("LOCUST_NEWRELIC_APPNAME", "Shop")

@@ -270,13 +270,6 @@ def test_a_file_that_cannot_be_opened(tmp_path, path):
         Output(str(tmp_path / path))
 
 
-def test_a_file_with_the_name_of_a_spool(tmp_path):
-    """It would be removed once it is replayed: refused at once."""
-    with pytest.raises(OSError, match="is a spool, which replay removes"):
-        Output(str(tmp_path / "run.spool.ndjson"))
-    assert not list(tmp_path.iterdir())
-
-
 def test_what_is_put_after_close(tmp_path):
     """A closed output writes nothing more, even where its file descriptor is another file's by now."""
     output = Output(str(tmp_path / "events"))
