@@ -437,7 +437,8 @@ def test_a_name_that_cannot_be_shown(new_relic, connected):
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     shown = subprocess.run(command, env=environment, capture_output=True, check=False)
 
-    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert shown.returncode == 0
+    assert b"UnicodeEncodeError" not in shown.stderr  # gevent may say something of its own on Python 3.10
     assert shown.stdout.count(b"1 events sent") == 2
     assert len(new_relic.events) == 2
 
