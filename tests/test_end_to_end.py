@@ -232,9 +232,19 @@ RESET_BY_HAND = """
 import gevent
 from locust import events
 
+def wait_for_requests(environment):
+    while environment.stats.total.num_requests < 20:
+        gevent.sleep(0.01)
+
+def reset(environment):
+    wait_for_requests(environment)
+    environment.stats.METHOD()
+    wait_for_requests(environment)
+    environment.runner.quit()
+
 @events.test_start.add_listener
-def reset_later(environment, **_):
-    gevent.spawn_later(1.5, environment.stats.METHOD)
+def reset_in_the_middle(environment, **_):
+    gevent.spawn(reset, environment)
 """
 
 
@@ -242,7 +252,7 @@ def reset_later(environment, **_):
 def test_a_reset_by_the_locustfile(new_relic, locusts, target, method):
     """A locustfile that calls reset_all() or clear_all() itself raises the epoch as well."""
     locustfile = SIMPLE + RESET_BY_HAND.replace("METHOD", method)
-    run = locusts.run(locustfile, "-H", target, "-t", "3", environment=new_relic.environment())
+    run = locusts.run(locustfile, "-H", target, environment=new_relic.environment())
 
     assert {event["stats_epoch"] for event in new_relic.of_type("LocustRequestStatistics")} == {0, 1}
     assert_same(last_epoch(new_relic), run.stats())
