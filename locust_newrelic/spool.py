@@ -352,8 +352,9 @@ class Stored:
 
     def prepare(self) -> None:
         """Have room for a mark in each line that is to be sent, and none marked: whatever happens then, it is noted."""
-        if any(kind is Kind.EVENT and not _is_pending(line) for line, kind in self._lines()):
-            self._rewrite(_pending(line) if kind is Kind.EVENT else line for line, kind in self._lines())
+        without_room = (line for line in lines_of(self._file) if not _is_pending(line))
+        if any(map(self._is_to_send, without_room)):
+            self._rewrite(_pending(line) if self._is_to_send(line) else line for line in lines_of(self._file))
         self._force = False
 
     def settle(self, part: Part) -> None:
@@ -361,7 +362,8 @@ class Stored:
         marked = b"".join(_marked(line) if kind is Kind.EVENT else line for line, kind in part.lines)
         _write_at(self._file, marked, part.start)
         self._offset, self._num_marked = part.end, self._num_marked + part.end - part.start
-        if self.is_spool and 2 * self._num_marked > os.fstat(self._file).st_size > LARGE_BYTES:
+        size = os.fstat(self._file).st_size
+        if self.is_spool and size > LARGE_BYTES and self._offset < size < 2 * self._num_marked:
             with contextlib.suppress(OSError):  # it is marked, and tried again at the end
                 self._remove_marked()
 
@@ -370,8 +372,8 @@ class Stored:
         if self.is_spool:
             self._remove_marked()
 
-    def _lines(self) -> Iterator[tuple[bytes, Kind]]:
-        return ((line, self._read(line)[0]) for line in lines_of(self._file))
+    def _is_to_send(self, line: bytes) -> bool:
+        return self._read(line)[0] is Kind.EVENT
 
     def _rewrite(self, pieces: Iterable[bytes]) -> None:
         self._file = rewritten(self._file, self.path, pieces)

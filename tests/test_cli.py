@@ -247,7 +247,7 @@ def test_replay_sends_a_spool_and_removes_it(new_relic, connected, capsys):
 
 
 @pytest.mark.parametrize("name", ["x.spool.ndjson", "events"])
-def test_a_large_file_is_not_written_anew_for_each_part(new_relic, connected, monkeypatch, name):
+def test_a_large_file_is_not_written_anew_for_each_part(new_relic, connected, monkeypatch, capsys, name):
     """What was sent of a large file is marked in place, so that the work grows with its size only."""
     monkeypatch.setattr(spool_module, "LARGE_BYTES", 1000)
     monkeypatch.setattr(cli, "EVENTS_AT_ONCE", 10)
@@ -267,6 +267,7 @@ def test_a_large_file_is_not_written_anew_for_each_part(new_relic, connected, mo
     assert received(new_relic) == list(range(1000))
     assert len(new_relic.batches) == 100
     assert sum(bytes_copied) < 3 * size
+    assert capsys.readouterr() == (f"{name}: 1000 events sent\n", "")
     assert os.path.exists(name) == (name == "events")
 
 
