@@ -28,7 +28,7 @@ format: $(VENV)/.lint ## Format the code.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-benchmark: $(BENCHMARK_VENV)/.peers ## Measure what Locust feels of it, beside peers: 30 minutes (BENCHMARK_OPTIONS=--quick: 4).
+benchmark: $(BENCHMARK_VENV)/.peers ## Measure what Locust feels of it, beside peers: 35 minutes (BENCHMARK_OPTIONS=--quick: 4).
 	$(BENCHMARK_VENV)/bin/python benchmarks/all.py $(BENCHMARK_OPTIONS)
 
 clean: ## Remove what the other targets made.

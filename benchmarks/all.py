@@ -1,7 +1,7 @@
 """All benchmarks, one after the other, and their results in one file.
 
 ``python benchmarks/all.py`` runs each benchmark in a process of its own and writes ``benchmarks/RESULTS.md``: with the
-date, the machine, the versions, and which budgets are kept. It takes some 30 minutes; ``--quick`` takes four, and
+date, the machine, the versions, and which budgets are kept. It takes some 35 minutes; ``--quick`` takes four, and
 prints what it found instead of writing it. A benchmark that fails is named there, and the others go on. The exit code
 is 0 if all of them ran (whether the budgets are kept or not), 1 if one failed.
 """

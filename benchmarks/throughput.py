@@ -39,7 +39,7 @@ SHARED_BY = 2
 """Processes that share a core: each of them runs for so small a part of the time."""
 LONGEST_START_S, LONGEST_END_S = 60, 60
 BUDGET, GOAL = 0.985, 0.995
-MORE_OF_OURS = 4
+MORE_OF_OURS = 6
 LOCALLY = (peers.Bare, peers.Empty, peers.Ours, peers.Naive, peers.Otel)
 ON_A_WORKER = (peers.Ours, peers.LocustTelemetry)
 
