@@ -8,6 +8,7 @@ going on, and the response times are those that Locust measures.
 """
 
 import argparse
+import gc
 import json
 import random
 import statistics
@@ -78,10 +79,10 @@ def measure_here(key, seconds):
         candidate.fill(100)
         flush()  # the connection is there
         gaps = [gap(candidate, flush, number) for number in NUMBERS]
-        before, after = (response_times(target, seconds) for _ in range(2))
+        without = response_times(target, seconds)
         during = response_times(target, seconds, candidate, flush)
         candidate.close()
-    return {"gaps": gaps, "without": [before, after], "with": during}
+    return {"gaps": gaps, "without": without, "with": during}
 
 
 def gap(candidate, flush, number):
@@ -101,6 +102,25 @@ def gap(candidate, flush, number):
     return {"sent": sent, "gap_ms": min(flushes), "idle_ms": min(idle), "took_ms": took_ms}
 
 
+class Collections:
+    """How long each full collection of the garbage collector took, in s, since this was made."""
+
+    def __init__(self):
+        self.seconds = []
+        self._begun = 0.0
+        gc.callbacks.append(self._note)
+
+    def _note(self, phase, info):
+        if phase == "start":
+            self._begun = time.perf_counter()
+        elif info["generation"] == 2:
+            self.seconds.append(time.perf_counter() - self._begun)
+
+    def close(self):
+        """Note no more."""
+        gc.callbacks.remove(self._note)
+
+
 class Visitor(FastHttpUser):
     """Asks ten times a second, at a moment of its own."""
 
@@ -116,28 +136,39 @@ class Visitor(FastHttpUser):
 
 
 def response_times(target, seconds, candidate=None, flush=None):
-    """Locust's response times in ms (p50, p99 and the longest), while flushes go on if there is a candidate."""
+    """Locust's response times in ms (p50, p99 and the longest), while flushes go on if there is a candidate.
+
+    And how many ms each full collection of the garbage collector took meanwhile.
+    """
     environment = Environment(events=Events(), user_classes=[type("Asking", (Visitor,), {"host": target.url})])
     times_ms = []
     environment.events.request.add_listener(lambda response_time, **_: times_ms.append(response_time))
     runner = environment.create_local_runner()
     runner.start(USERS, USERS)
-    gevent.sleep(0.7)  # all of them have a connection
+    gevent.sleep(0.5)  # all of them have a connection
+    gc.collect()  # so that the next one is not due for what went before
+    gevent.sleep(0.2)
     times_ms.clear()
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
+    collections = Collections()
+    begun = time.perf_counter()
+    while time.perf_counter() < begun + seconds:
         if flush is not None:
             candidate.fill(NUM_DURING_REQUESTS, pause=lambda: gevent.sleep(0.0005))
             flush()
         gevent.sleep(PAUSE_S)
+    collections.close()
     ordered = sorted(times_ms)
     runner.quit()
-    return [ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99, 1)]
+    return {
+        "seconds": time.perf_counter() - begun,
+        "ms": [ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99, 1)],
+        "collections_ms": [1000 * duration_s for duration_s in collections.seconds],
+    }
 
 
 def repeat(quick):
     """The figures of all repetitions by candidate, and the reasons why there are none."""
-    repetitions, seconds = (1, 0.5) if quick else (5, 2.5)
+    repetitions, seconds = (1, 0.5) if quick else (5, 5)
     figures, failed = {candidate.key: [] for candidate in COMPARED}, {}
     for number in range(repetitions):
         for candidate in COMPARED[number % 4 :] + COMPARED[: number % 4]:
@@ -197,25 +228,32 @@ def times_table(figures, failed):
     """Response times with and without."""
     result = Table(
         f"Response times that Locust measures while {NUM_DURING_REQUESTS:,} things are flushed again and again, in ms",
-        ["", "p50 without", "p50 with", "p99 without", "p99 with", "p99 ratio", "longest without", "longest with"],
-    )
+        ["", "p50 without", "p50 with", "p99 without", "p99 with", "p99 ratio", "longest without", "longest with",
+         "collections a minute without", "with"],
+    )  # fmt: skip
+    collections_ms = []
     for candidate in COMPARED:
         if candidate.key in failed:
             result.failed(candidate.label, failed[candidate.key])
             continue
-        without = [[sum(pair) / 2 for pair in zip(*one["without"], strict=True)] for one in figures[candidate.key]]
-        during = [one["with"] for one in figures[candidate.key]]
+        without, during = ([one[what] for one in figures[candidate.key]] for what in ("without", "with"))
         cells = []
         for index in range(3):
-            before, after = ([one[index] for one in times] for times in (without, during))
+            before, after = ([one["ms"][index] for one in times] for times in (without, during))
             cells += [f"{statistics.median(before):.1f}", f"{statistics.median(after):.1f}"]
             if index == 1:
                 cells.append(spread(ratios(after, before)))
+        for times in (without, during):
+            collections_ms += [ms for one in times for ms in one["collections_ms"]]
+            per_s = sum(len(one["collections_ms"]) / one["seconds"] for one in times) / len(times)
+            cells.append(f"{60 * per_s:.0f}")
         result.rows.append([candidate.label, *cells])
+    held = f"each held all greenlets, for {spread(collections_ms, 0)} ms." if collections_ms else "there was none."
     result.note(
         f"{USERS} users ask {1 / PACE_S:g} times a second each; a flush every {PAUSE_S:g} s or when the last one is"
         " over, far more often than in a test. The requests that make the things to send are fired in between, 20 at a"
-        " time, which costs something with every candidate."
+        " time, which costs something with every candidate. Collections are full ones of Python's garbage collector,"
+        f" which Locust alone has as well; {held}"
     )
     return result
 

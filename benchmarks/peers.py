@@ -112,8 +112,10 @@ class Ours(Candidate):
 
     def __init__(self, sink=None, endpoints=20, max_series=1000):
         from locust_newrelic.delivery import BATCH_SIZE
+        from locust_newrelic.gathering import Gathering
+        from locust_newrelic.health import Gauge
         from locust_newrelic.histogram import Scale
-        from locust_newrelic.payload import Interval, Payload, Totals
+        from locust_newrelic.payload import Interval, Node, Payload, Totals
         from locust_newrelic.recorder import Recorder
         from locust_newrelic.transport import Transport
 
@@ -121,27 +123,39 @@ class Ours(Candidate):
         scale = Scale(BUCKETS_MS)
         self.recorder = Recorder(scale, max_series, error_text=StatsError.parse_error)
         self.listener = self.recorder.on_request
+        self.gathering = Gathering(self.recorder.names, max_series)
+        gauge = Gauge()
+        self.node = Node("load-generator-0", "local", 0, gauge.take(0))
+        gauge.close()
         self.payload = Payload(scale, app_name="Locust", run_id="benchmark", test_name="benchmark", attributes={})
         self.totals = Totals()
         self.interval = Interval(int(time.time() * 1000), self.interval_s, 0, 100, 100, 0, "running")
         self.batch_size = BATCH_SIZE
         self.count_s, self.events_s, self.longest_step_s = [], [], 0.0
-        self.transport = None
+        self.transport = self.window = None
         if sink is not None:
             self.transport = Transport(
                 LICENSE_KEY, sink.events_url, ca_bundle=sink.certificate, version="1", clock=time.time
             )
 
+    def count(self):
+        """Count what was recorded since the last call, as the reporter does it: in small steps, to ``window``."""
+        yield from self.gathering.add(self.recorder.take(), self.node, self.interval.start_ms, 0, due_s=0.0)
+        (slot,) = self.gathering.take_all()
+        self.window = slot.window
+        yield from self.window.settle()
+
     def events(self):
         """Those of what was recorded since the last call."""
         begun = last = time.perf_counter()
-        window = self.recorder.take()
-        for _ in window.settle():
+        for _ in self.count():
             step = time.perf_counter()
             self.longest_step_s = max(self.longest_step_s, step - last)
             last = step
         counted = time.perf_counter()
-        events = list(self.payload.window_events(window, self.interval, self.totals))
+        events = list(self.payload.window_events(self.window, self.interval, self.totals))
+        for _ in self.window.clear():
+            pass
         self.count_s.append(counted - begun)
         self.events_s.append(time.perf_counter() - counted)
         return events
@@ -174,15 +188,14 @@ class Ours(Candidate):
         from locust_newrelic.sender import EVENTS_AT_ONCE
 
         delivery = Delivery(self.transport)
-        window = self.recorder.take()
-        in_steps(window.settle())
-        made = self.payload.window_events(window, self.interval, self.totals)
+        in_steps(self.count())
+        made = self.payload.window_events(self.window, self.interval, self.totals)
         num_events = 0
         while events := list(islice(made, EVENTS_AT_ONCE)):
             delivery.put(events)
             num_events += len(events)
             gevent.sleep(BREATH_S)
-        in_steps(window.clear())
+        in_steps(self.window.clear())
         while delivery.num_queued:
             gevent.sleep(0.001)
         assert delivery.num_sent == num_events
