@@ -25,6 +25,9 @@ MOST_ERRORS, MOST_EXCEPTIONS = 200, 50
 MOST_FAILURES = 1_000
 """Pairs of endpoint (with its dimensions) and error in a window."""
 
+FAILURES_AT_ONCE = 20
+"""Such pairs that are merged in a step: some 0.1 ms."""
+
 MOST_ASIDE = 1_000
 """Failures that wait to be counted."""
 
@@ -347,10 +350,11 @@ class Details:
     def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> Iterator[None]:
         """Add what *other* has, which stays as it is, in small steps; *rename* says under which key requests count."""
         other.count()
-        for failure, number in (other._failures or {}).items():
+        for nth, (failure, number) in enumerate((other._failures or {}).items(), 1):
             key = rename(failure.key)
             self.failures.add(failure if key is failure.key else failure._replace(key=key), number)
-            yield
+            if nth % FAILURES_AT_ONCE == 0:  # each report has some
+                yield
         for exception, number in (other._exceptions or {}).items():
             self.exceptions.add(exception, number)
         if other._samples is not None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locust_newrelic.details import (
+    FAILURES_AT_ONCE,
     MOST_ERRORS,
     MOST_EXCEPTIONS,
     MOST_FAILURES,
@@ -286,9 +287,9 @@ def test_details_merge(here, there):
 
 
 def test_details_merge_in_small_steps():
-    """In no step more than one of what may be thousands is added."""
+    """In no step more is added than some failures, or one of what may be thousands."""
     whole, part = Details(), Details()
-    for number in range(100):
+    for number in range(5 * FAILURES_AT_ONCE):
         part.failures.add(Failure(OTHER, "ValueError", str(number)))
         part.samples.add(sample(number / 100))
         part.records.add(recorded(number))
@@ -297,7 +298,9 @@ def test_details_merge_in_small_steps():
         for _ in whole.merge(part)
     ]  # fmt: skip
 
-    assert sizes == list(range(1, 301))
+    num_failures = 5 * FAILURES_AT_ONCE
+    of_failures = range(FAILURES_AT_ONCE, num_failures + 1, FAILURES_AT_ONCE)
+    assert sizes == [*of_failures, *range(num_failures + 1, 3 * num_failures + 1)]
 
 
 @given(details_of)
