@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -68,6 +69,9 @@ TIMEOUT_S = 300.0
 MOST_NUMBERS = 10
 """Lines that are named by their numbers."""
 
+REFUSAL_OF_ALL = "HTTP (3..|40[1345])$"
+"""The reason of a refusal that is not about what was sent."""
+
 STDERR = 2
 """Its file descriptor."""
 
@@ -93,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"locust-newrelic: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        rest = " What was sent is noted; the same command sends the rest." if options.command == "replay" else ""
+        is_noted = options.command == "replay" and not options.dry_run
+        rest = " What was sent is noted; the same command sends the rest." if is_noted else ""
         sys.stderr.write(f"\nInterrupted.{rest}\n")
         return 130
 
@@ -229,27 +234,31 @@ class Replay:
 
     def __init__(self, config: Config, options: argparse.Namespace) -> None:
         self._files: list[str] = options.files
-        self._force, self._dry_run = options.force, options.dry_run
+        self._force = options.force
         self._timeout_s = TIMEOUT_S if options.timeout is None else options.timeout
-        self._transport = None if self._dry_run else _transport(config)
+        self._transport = None if options.dry_run else _transport(config)
         self._region = config.region_name
         self._most_events = EVENTS_AT_ONCE
         self._stopping = Event()
 
     def run(self) -> int:
-        """Send them; returns the exit code."""
-        before = signal.signal(signal.SIGINT, self._on_interrupt) if not self._dry_run else None
+        """Send them, or say what would be sent; returns the exit code."""
+        if self._transport is None:
+            return self._try_all()
+        before = signal.signal(signal.SIGINT, self._on_interrupt)
+        try:
+            return self._try_all()
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._transport.close()
+
+    def _try_all(self) -> int:
         is_all_sent = True
         try:
             for path in self._files:
                 is_all_sent &= self._try_file(path)
         except GaveUp as end:
             is_all_sent = _complain(str(end))
-        finally:
-            if not self._dry_run:
-                signal.signal(signal.SIGINT, before)
-            if self._transport is not None:
-                self._transport.close()
         return 0 if is_all_sent else 1
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -283,7 +292,7 @@ class Replay:
                     " (it was written while there was a license key, or replayed). --force sends them again."
                 )
             is_all = not (counts[Kind.TOO_OLD] or unreadable)
-            if self._dry_run:
+            if self._transport is None:
                 print(f"{path}: {num_events} events would be sent{_what_else(counts, unreadable)}")
                 return is_all
             num_refused = self._send_parts(stored, num_events, progress)
@@ -327,7 +336,7 @@ class Replay:
             if self._stopping.is_set():
                 raise KeyboardInterrupt
             outcome = self._transport.send(part.events, CALL_TIMEOUT_S)
-            if outcome.verdict is Verdict.REFUSED and outcome.reason in _REFUSALS_OF_ALL:
+            if outcome.verdict is Verdict.REFUSED and re.search(REFUSAL_OF_ALL, outcome.reason):
                 msg = f"{self._where}: {outcome.reason}.{what_to_do(outcome.reason)} {_KEPT}"
                 raise GaveUp(msg)
             if outcome.verdict is not Verdict.RETRY:
@@ -349,9 +358,6 @@ class Replay:
 
 
 _KEPT = "What is not sent is still in the file."
-
-_REFUSALS_OF_ALL = ("HTTP 401", "HTTP 403", "HTTP 404", "HTTP 405")
-"""Refusals that are not about what was sent."""
 
 
 class _Progress:

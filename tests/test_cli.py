@@ -355,14 +355,16 @@ def test_replay_retries(new_relic, connected, capsys):
     assert "HTTP 413. This event alone is larger" in shown.err
 
 
-def test_a_wrong_key_ends_the_replay(new_relic, connected, monkeypatch, capsys):
-    """403 is about all events: no further POST is made, the reason is said, and the files stay."""
-    monkeypatch.setenv("NEW_RELIC_LICENSE_KEY", "wrong")
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 405])
+def test_a_refusal_of_all_ends_the_replay(new_relic, connected, capsys, status):
+    """A wrong key or address is about all events: no further POST is made, the reason is said, and the files stay."""
+    new_relic.always = Answer(status)
     paths = [spooled(1, 2), spooled(3)]
     assert main(["replay", *paths]) == 1
     assert len(new_relic.posts) == 1
     shown = capsys.readouterr().err
-    assert "127.0.0.1: HTTP 403. Check the license key" in shown
+    assert f"127.0.0.1: HTTP {status}. Check " in shown
+    assert "What is not sent is still in the file." in shown
     assert [numbers_in(path) for path in paths] == [[1, 2], [3]]
 
 
@@ -590,6 +592,17 @@ def test_an_interrupt_in_the_middle_of_a_line(connected, new_relic, monkeypatch)
 
     assert main(["replay", path]) == 130
     assert numbers_in(path) == [1]
+
+
+def test_an_interrupted_dry_run(monkeypatch, capsys):
+    """Nothing was sent, and so nothing is said of that."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "Stored", interrupt)
+    assert main(["replay", "--dry-run", "events"]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
 
 
 def test_an_interrupt_ends_a_pause(new_relic, connected):
