@@ -347,6 +347,12 @@ class Details:
         }
         return [(name, part) for name, part in parts.items() if part is not None]
 
+    def without_failures(self) -> Details:
+        """All but the failures; it shares the rest with this one."""
+        other = Details(self._num_processes)
+        other._exceptions, other._samples, other._records = self._exceptions, self._samples, self._records
+        return other
+
     def merge(self, other: Details, rename: Callable[[Key], Key] = lambda key: key) -> Iterator[None]:
         """Add what *other* has, which stays as it is, in small steps; *rename* says under which key requests count."""
         other.count()

@@ -113,11 +113,14 @@ class Report(NamedTuple):
     sent_at_ms: float
     """Its wall clock."""
     parts: list[Part]
+    is_partial: bool = False
+    """Whether its requests are missing, to be taken from Locust's own statistics of the same time."""
 
 
 def pack(report: Report) -> dict[str, Any]:
     """The report as plain values. Its numbers are in columns, which are small and quickly made, sent and checked."""
-    return {"version": VERSION, "sent_at": report.sent_at_ms, "windows": [_pack_part(part) for part in report.parts]}
+    packed = {"version": VERSION, "sent_at": report.sent_at_ms, "windows": [_pack_part(part) for part in report.parts]}
+    return packed | {"partial": True} if report.is_partial else packed
 
 
 def unpack(data: object, scale: Scale, dimensions: tuple[str, ...] = ()) -> Report:
@@ -133,7 +136,8 @@ def unpack(data: object, scale: Scale, dimensions: tuple[str, ...] = ()) -> Repo
 
     (sent_at_ms,) = plain.numbers([fields.get("sent_at")], "sent_at", 0, plain.LARGEST)
     parts = plain.items(fields.get("windows"), "windows")
-    return Report(sent_at_ms, [_unpack_part(part, scale, dimensions) for part in parts])
+    is_partial = _flag(fields, "partial", default=False)
+    return Report(sent_at_ms, [_unpack_part(part, scale, dimensions) for part in parts], is_partial)
 
 
 def _pack_part(part: Part) -> dict[str, Any]:
@@ -192,11 +196,7 @@ def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Par
     if fields.get("dimensions") != list(dimensions):
         msg = "dimensions"
         raise MalformedError(msg)
-    was_reset = fields.get("reset")
-    if not isinstance(was_reset, bool):
-        msg = "reset"
-        raise MalformedError(msg)
-
+    was_reset = _flag(fields, "reset")
     keys = _read_keys(fields, len(dimensions))
     rows = _Rows(fields, scale, keys)
     hidden = Distinct(plain.integers(fields.get("hidden"), 0, Distinct.SPAN - 1, "hidden"))
@@ -204,6 +204,13 @@ def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Par
     details = relay_details.unpack(fields.get("details"), keys)
     health = _unpack_health(fields.get("health"))
     return Part(run_id, start_ms, scale.limits_ms, Window(rows, hidden, details), health, was_reset, dimensions)
+
+
+def _flag(fields: Mapping[str, Any], name: str, default: bool | None = None) -> bool:
+    value = fields.get(name, default)
+    if not isinstance(value, bool):
+        raise MalformedError(name)
+    return value
 
 
 _new_key: Callable[[tuple[str, str, tuple[str | None, ...]]], Key] = partial(tuple.__new__, Key)

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LATE_REQUESTS_S = 1.0
-"""How long a test's stop event waits for a request more: listeners of ``test_stop`` may make some."""
+LATE_REQUESTS_S, LONGEST_LATE_S = 1.0, 10.0
+"""How long a test's stop event waits for a request more, as listeners of ``test_stop`` may make some, and for all."""
 
 REPORTS_TO_WAIT = 2
 """For how many of the workers' reports (one every 3 s) a window, and the end of a run, wait."""
@@ -92,7 +92,9 @@ class _Run:
     """When its users began to stop (with workers), or had stopped."""
     stopped_ms: int = 0
     ended_s: float | None = None
-    """When all of its users had stopped, or Locust has last counted a request after that."""
+    """When all of its users had stopped."""
+    seen_s: float = 0.0
+    """When Locust has last counted a request."""
     num_seen: int = 0
     """Requests that Locust had counted by then."""
     awaited: set[str] = field(default_factory=set)
@@ -190,8 +192,8 @@ class Sender(Reporter):
                 raise ConfigError(msg)
             try:
                 self._output = Output(config.output, delivered=config.license_key is not None)
-            except OSError as error:
-                msg = f"--newrelic-output: cannot write {config.output}: {error.strerror}"
+            except (OSError, ValueError) as error:  # ValueError for what can be no path
+                msg = f"--newrelic-output: cannot write {config.output!r}: {getattr(error, 'strerror', 'no such path')}"
                 raise ConfigError(msg) from None
             self._sinks.append(self._output)
             logger.info("New Relic: events are written to %s", config.output)
@@ -200,7 +202,7 @@ class Sender(Reporter):
                 config.license_key, config.url, ca_bundle=config.ca_bundle, version=__version__, clock=time.time
             )
             self._delivery = Delivery(transport, spool=Spool(config.spool_dir), region=config.region_name)
-            self._sinks.append(self._delivery)
+            self._sinks.insert(0, self._delivery)  # the output may have to wait for a reader
             where = with_region(transport.host, config.region_name)
             logger.info("New Relic: reporting to %s every %g s", where, config.interval_s)
             if config.has_user_key:
@@ -272,7 +274,8 @@ class Sender(Reporter):
         """All users have stopped. For a former run that can come after the next has begun, and says nothing."""
         run = self._run
         if run is not None and run.stopping and run.ended_s is None:
-            run.ended_s, run.num_seen = time.monotonic(), self._num_counted
+            run.ended_s = run.seen_s = time.monotonic()
+            run.num_seen = self._num_counted
             if run.stopped_s is None:
                 self._stop(run)
 
@@ -341,10 +344,13 @@ class Sender(Reporter):
         """Whether nobody is expected to tell anything more of a run that has ended."""
         if run.finished or run.ended_s is None:
             return False
+        now_s = time.monotonic()
         if run.num_seen != self._num_counted:
-            run.ended_s, run.num_seen = time.monotonic(), self._num_counted
-        since_s = time.monotonic() - run.ended_s
-        return since_s >= LATE_REQUESTS_S and (since_s >= self._grace_s or not run.awaited & self._workers.present)
+            run.seen_s, run.num_seen = now_s, self._num_counted
+        since_s = now_s - run.ended_s
+        if now_s - run.seen_s < LATE_REQUESTS_S and since_s < LONGEST_LATE_S:
+            return False
+        return since_s >= self._grace_s or not run.awaited & self._workers.present
 
     def _finish_run(self) -> None:
         """End the run: its last windows, then the stop event, which tells of all of them."""

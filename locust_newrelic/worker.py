@@ -20,6 +20,7 @@ from .pauses import in_steps
 from .recording import Cadence, make_recorder, now_ms
 from .relay import Part, Report, RunOptions
 from .reporter import Reporter
+from .window import Window
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -93,13 +94,10 @@ class Worker(Reporter):
             self._end_window()
             parts = list(self._parts)
             self._parts.clear()
-            if self._is_partial:  # for this once, the master takes Locust's own statistics, which are complete
-                self._is_partial = False
-                for part in parts:
-                    for event in part.window.details.records.events:
-                        self._recording.recorder.record_event(event)
-            else:
-                data[relay.KEY] = relay.pack(Report(now_ms(), parts))
+            if self._is_partial:  # for this once, the master takes requests from Locust's own statistics: all of them
+                parts = [part._replace(window=Window(details=part.window.details.without_failures())) for part in parts]
+            data[relay.KEY] = relay.pack(Report(now_ms(), parts, self._is_partial))
+            self._is_partial = False
         if run is not None and (self._recording is None or self._recording.run != run):
             self._begin(run)
 

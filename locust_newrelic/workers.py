@@ -81,20 +81,25 @@ class Workers:
     def read(self, client_id: str, data: object, arrival_ms: int) -> list[Reported]:
         """What a report of a worker tells; nothing if it cannot be read, which is logged.
 
-        Where our part is missing, or cannot be read, it is what Locust's own statistics tell.
+        Where our part is missing, cannot be read, or lacks requests, it is what Locust's own statistics tell.
         """
         fields = data if isinstance(data, dict) else {}
         known = self._known.setdefault(client_id, _Known())
         report = self._report(client_id, fields.get(relay.KEY))
         if report is None:
-            return self._told_by_locust(client_id, fields.get("stats"), fields.get("errors"), arrival_ms)
+            offset_ms = self._offset_ms(client_id, fields.get("stats"), arrival_ms)
+            return self._told_by_locust(client_id, fields, arrival_ms, offset_ms, self._node(client_id))
 
         known.clock.see(report.sent_at_ms, arrival_ms)
         shift_ms = known.clock.shift_ms(self._cadence.interval_ms)
         skew_ms = -round(known.clock.offset_ms)
         for part in report.parts if shift_ms else ():
             part.window.details.shift(shift_ms)
-        return [
+        told = []
+        if report.is_partial:
+            node = self._node(client_id, Health())  # how it does is in its own part
+            told = self._told_by_locust(client_id, fields, arrival_ms, round(known.clock.offset_ms), node)
+        return told + [
             Reported(
                 self._cadence.start_of(part.start_ms + shift_ms),
                 part.window,
@@ -116,20 +121,21 @@ class Workers:
             self._warn(client_id, f"sent a report that cannot be read ({error}): Locust's own statistics are used")
         return None
 
-    def _told_by_locust(self, client_id: str, stats: object, errors: object, arrival_ms: int) -> list[Reported]:
+    def _told_by_locust(
+        self, client_id: str, fields: dict[str, Any], arrival_ms: int, offset_ms: int, node: Node
+    ) -> list[Reported]:
         try:
             windows = own_stats.windows_of(
-                stats,
+                fields.get("stats"),
                 self._scale,
                 interval_ms=self._cadence.interval_ms,
-                shift_ms=self._offset_ms(client_id, stats, arrival_ms),
+                shift_ms=offset_ms,
                 arrival_ms=arrival_ms,
-                errors=errors,
+                errors=fields.get("errors"),
             )
         except MalformedError as error:
             self._warn(client_id, f"sent statistics that cannot be read ({error}): they are not counted")
             return []
-        node = self._node(client_id)
         return [Reported(start_ms, window, node, is_approximate=True) for start_ms, window in windows.items()]
 
     def _offset_ms(self, client_id: str, stats: object, arrival_ms: int) -> int:

@@ -286,6 +286,15 @@ def test_details_merge(here, there):
     assert right == make_details(there)
 
 
+@given(details_of)
+def test_details_without_failures(of):
+    """All else stays what it was."""
+    details, rest = make_details(of), make_details(of).without_failures()
+
+    assert not rest.failures
+    assert (rest.exceptions, rest.samples, rest.records) == (details.exceptions, details.samples, details.records)
+
+
 def test_details_merge_in_small_steps():
     """In no step more is added than some failures, or one of what may be thousands."""
     whole, part = Details(), Details()

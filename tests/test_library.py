@@ -585,6 +585,76 @@ def test_a_worker_attached_in_the_middle(tmp_path):
     assert codes == {0}
 
 
+class Raising(Caller):
+    """Each of its tasks makes a request and raises."""
+
+    @task
+    def call(self):
+        super().call()
+        raise KeyError(self.environment.host)
+
+
+def test_a_workers_first_report_after_the_beginning(tmp_path):
+    """Its requests are Locust's own where some were made before, all else is the worker's: even if it is the last."""
+    num_exceptions = 0
+
+    def count(**_):
+        nonlocal num_exceptions
+        num_exceptions += 1
+
+    with master_and_worker(
+        lambda it: locust_newrelic.attach(it, output=str(tmp_path / "events"), sample_rate=1), Raising
+    ) as (master, worker):
+        master.runner.start(1, spawn_rate=1)
+        with gevent.Timeout(30):
+            while not worker.stats.total.num_requests:
+                gevent.sleep(0.01)
+            before = worker.stats.total.num_requests
+            worker.events.user_error.add_listener(count)
+            on_worker = locust_newrelic.attach(worker)
+            for number in range(5):
+                on_worker.record("Order", {"number": number})
+            while num_exceptions < 5:
+                gevent.sleep(0.01)
+        master.runner.quit()
+        own, num_requests = own_figures(master), master.stats.total.num_requests
+        on_worker.close()
+        locust_newrelic.attach(master).close()
+
+    events = written(tmp_path / "events")
+    assert before
+    assert_same(endpoints(events), own)
+    assert [event["number"] for event in of_type(events, "Order")] == list(range(5))
+    assert sum(event["num_exceptions"] for event in of_type(events, "LocustException")) == num_exceptions
+    assert len(of_type(events, "LocustRequest")) == num_requests - before
+    assert events[-1]["approximate_workers"] == 1
+
+
+def test_requests_without_end(tmp_path, monkeypatch):
+    """Something that goes on to request after the test does not keep its stop event from being sent."""
+    monkeypatch.setattr(sender, "LONGEST_LATE_S", 2 * sender.LATE_REQUESTS_S)
+    environment = make_environment()
+    reporter = locust_newrelic.attach(environment, output=str(tmp_path / "events"))
+    run_users(environment)
+
+    def request_for_ever():
+        while True:
+            environment.events.request.fire(
+                request_type="rpc", name="late", response_time=1, response_length=1, exception=None
+            )
+            gevent.sleep(0.1)
+
+    requesting = gevent.spawn(request_for_ever)
+    with gevent.Timeout(30):
+        while not any(event["phase"] == "stop" for event in of_type(written(tmp_path / "events"), "LocustTestRun")):
+            gevent.sleep(0.1)
+    requesting.kill()
+    own = own_figures(environment)
+    reporter.close()
+
+    assert_same(endpoints(written(tmp_path / "events")), own)
+
+
 def test_a_master_that_comes_after_attach(tmp_path):
     """Attached before the runner of a master is made, it reports what the workers do all the same."""
     environment = Environment(user_classes=[Caller])

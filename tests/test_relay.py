@@ -53,10 +53,10 @@ parts = st.builds(
 )
 
 
-@given(st.lists(parts, max_size=3), st.integers(0, 2**53))
-def test_there_and_back(recorded, sent_at_ms):
+@given(st.lists(parts, max_size=3), st.integers(0, 2**53), st.booleans())
+def test_there_and_back(recorded, sent_at_ms, is_partial):
     """Through real msgpack, a report stays what it was; names that UTF-8 cannot hold are replaced, and counted."""
-    there = Report(sent_at_ms, recorded)
+    there = Report(sent_at_ms, recorded, is_partial)
     back = unpack(travel(pack(there)), SCALE)
 
     assert (back.sent_at_ms, len(back.parts)) == (sent_at_ms, len(recorded))
