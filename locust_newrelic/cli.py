@@ -56,8 +56,9 @@ Send what spools and output files hold to New Relic.
 Lines that are sent are marked by a blank at their end. So an interrupted replay can be repeated: nothing is sent twice.
 A spool (its name ends with .spool.ndjson) loses the marked lines in the end, and is removed with the last one; in any
 other file nothing else changes. A file of --newrelic-output that was written while there was a license key is
-marked from the start, as its events were delivered or are in a spool; --force sends them all the same. Lines that are
-not readable, and events that New Relic does not take any more as they are older than 24 h, are counted and left.
+marked from the start, as its events were delivered or are in a spool; --force sends them all the same. If that is
+interrupted, the same command without --force sends the rest. Lines that are not readable, and events that New Relic
+does not take any more as they are older than 24 h, are counted and left.
 
 Exit code: 0 if all is sent, 1 if something is left, 2 for a setting that cannot be used, 130 after a Ctrl-C.
 """
@@ -98,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         is_noted = options.command == "replay" and not options.dry_run
-        rest = " What was sent is noted; the same command sends the rest." if is_noted else ""
+        without = " without --force" if is_noted and options.force else ""
+        rest = f" What was sent is noted; the same command{without} sends the rest." if is_noted else ""
         sys.stderr.write(f"\nInterrupted.{rest}\n")
         return 130
 

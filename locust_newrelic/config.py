@@ -99,10 +99,11 @@ def _is_loopback(host: str) -> bool:
 
 def _file(value: object) -> str:
     path = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    path = os.fsdecode(path)
     if not path.strip():
         msg = "must be a path"
         raise ConfigError(msg)
-    return os.fsdecode(path)
+    return path
 
 
 def _text(value: object) -> str:
@@ -508,7 +509,8 @@ def misspelt_variables(environ: Mapping[str, str] = os.environ) -> Iterator[str]
 
 def _shown(path: str) -> str:
     """A path in a message, unless it is none: somebody may give what is in the file, a private key with it."""
-    return path if path.isprintable() and len(path) < LONGEST_SHOWN else "(what is given is no path)"
+    is_path = path.isprintable() and len(path) < LONGEST_SHOWN and "-----BEGIN" not in path
+    return path if is_path else "(what is given is no path)"
 
 
 _CI_VARIABLES = {

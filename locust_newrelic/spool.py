@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import sys
+import time
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 DELIVERED, PENDING = b" ", b"\t"
 """The last byte of a line: of an event that needs no more sending, and of one that does (which may have none)."""
 
-LONGEST_FULL_S = 1.0
-"""How long the file output waits for the reader of a full pipe before it gives up what is to be written."""
+LONGEST_FULL_S, LONGEST_SLOW_S = 1.0, 3.0
+"""How long the file output waits for the reader of a full pipe: one that reads nothing, and one that is slow."""
 
 SPOOL_SUFFIX = ".spool.ndjson"
 MOST_BYTES = 256 * 1024 * 1024
@@ -79,11 +80,12 @@ class Output:
             raise OSError(errno.EBUSY, "locust-newrelic replay has it open")
         self._rest = b"" if _ends_with_newline(self._file) else b"\n"
         """What is still to be written of a line that was begun."""
-        self._is_read = True
+        self._patience_s = LONGEST_SLOW_S
+        """For how long it still waits for the pipe's reader, until something can be written without that."""
         self._has_said = False
 
     def put(self, events: Sequence[NewRelicEvent]) -> None:
-        """Append *events*; while a pipe is full, wait for its reader ``LONGEST_FULL_S``, but not again and again."""
+        """Append *events*; while a pipe is full, wait for its reader, but not again and again."""
         data = self._rest + b"".join(encoded(event) + self._end for event in events)
         done = self._write(data)
         left = data[done:]
@@ -108,31 +110,40 @@ class Output:
 
     def _write(self, data: bytes) -> int:
         """Write as much as can be; returns how many bytes that were."""
-        done = 0
+        done, patience_s = 0, self._patience_s
         try:
             while done < len(data):
                 done += self._write_some(data[done:])
         except OSError as error:
             self._fail(error)
+        if done == len(data) and self._patience_s == patience_s:
+            self._patience_s = LONGEST_SLOW_S
         return done
 
     def _write_some(self, data: bytes) -> int:
         try:
-            num_bytes = os.write(self._file, data)
+            return os.write(self._file, data)
         except BlockingIOError:
-            if not self._is_read:
+            if self._patience_s <= 0:
                 raise
-            self._is_read = False  # until something can be written
-            wait_write(self._file, timeout=LONGEST_FULL_S)
+            self._wait_for_reader()
             return 0
-        self._is_read = True
-        return num_bytes
+
+    def _wait_for_reader(self) -> None:
+        """Wait until something can be written. Raises TimeoutError if that takes too long."""
+        begun_s = time.monotonic()
+        try:
+            wait_write(self._file, timeout=min(self._patience_s, LONGEST_FULL_S))
+        except TimeoutError:
+            self._patience_s = 0.0
+            raise
+        self._patience_s -= time.monotonic() - begun_s
 
     def _fail(self, error: OSError) -> None:
         if not self._has_said:
             self._has_said = True
             is_full = isinstance(error, (BlockingIOError, TimeoutError))
-            reason = "it is full, and nobody reads it" if is_full else error.strerror
+            reason = "it is full, and not read, or too slowly" if is_full else error.strerror
             logger.warning("New Relic: --newrelic-output cannot be written: %s", reason)
 
 
@@ -308,7 +319,7 @@ class Stored:
 
     def __init__(self, path: str, *, now_ms: int, force: bool = False) -> None:
         self.path = os.path.realpath(path)
-        self.is_spool = path.endswith(SPOOL_SUFFIX)
+        self.is_spool = self.path.endswith(SPOOL_SUFFIX)  # its own name: that of a link says nothing
         self._now_ms, self._force = now_ms, force and not self.is_spool
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
         self._offset = self._num_marked = 0
@@ -382,11 +393,18 @@ class Stored:
         """Take the delivered lines out of what is done of a spool."""
         kept = [line for line in self._done_lines() if line.strip() and not is_delivered(line)]
         num_bytes, size = sum(map(len, kept)), os.fstat(self._file).st_size
+        self._num_marked = 0
         if not kept and self._offset == size:
             os.unlink(self.path)
         elif num_bytes != self._offset:
-            self._rewrite(chain(kept, bytes_of(self._file, self._offset)))
-            self._offset, self._num_marked = num_bytes, 0
+            rest = bytes_of(self._file, self._offset)
+            done, self._offset = self._offset, 0  # should a Ctrl-C come now, nothing of the file is taken for done
+            try:
+                self._rewrite(chain(kept, rest))
+            except OSError:
+                self._offset = done
+                raise
+            self._offset = num_bytes
 
     def _done_lines(self) -> Iterator[bytes]:
         position = 0

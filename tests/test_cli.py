@@ -420,6 +420,47 @@ def test_a_spool_that_cannot_be_removed(new_relic, connected, capsys, monkeypatc
     assert (os.listdir(), received(new_relic)) == ([], [1, 2])
 
 
+def test_an_interrupt_while_a_spool_is_written_anew(new_relic, connected, monkeypatch):
+    """Right after it, the spool holds whole lines, and stays as it is."""
+    monkeypatch.setattr(spool_module, "LARGE_BYTES", 0)
+    monkeypatch.setattr(cli, "EVENTS_AT_ONCE", 1)
+    path = "x.spool.ndjson"
+    old = events(*range(38), age_s=DAY_S + 60)
+    written(path, [*old[:19], *events(10**9), *old[19:]])
+    rewrite = spool_module.Stored._rewrite
+
+    def interrupted(it, pieces):
+        rewrite(it, pieces)
+        if len(numbers_in(path)) < 39:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(spool_module.Stored, "_rewrite", interrupted)
+    assert main(["replay", path]) == 130
+    assert received(new_relic) == [10**9]
+    assert numbers_in(path) == list(range(38))
+
+
+def test_a_large_spool_of_which_nothing_can_be_sent(new_relic, connected, monkeypatch):
+    """What is done of it is not looked through again with each part."""
+    monkeypatch.setattr(spool_module, "LARGE_BYTES", 0)
+    monkeypatch.setattr(cli, "EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr(cli, "BYTES_AT_ONCE", 1)
+    written("old.spool.ndjson", events(*range(100), age_s=DAY_S + 60))
+    looked, remove_marked = [], spool_module.Stored._remove_marked
+    monkeypatch.setattr(spool_module.Stored, "_remove_marked", lambda it: looked.append(it) or remove_marked(it))
+    assert main(["replay", "old.spool.ndjson"]) == 1
+    assert numbers_in("old.spool.ndjson") == list(range(100))
+    assert len(looked) < 10
+
+
+def test_a_link_to_an_output_file(new_relic, connected):
+    """What a link is called does not make a spool, which is removed, of what it leads to."""
+    written("events", events(1, 2))
+    os.symlink("events", "link.spool.ndjson")
+    assert main(["replay", "link.spool.ndjson"]) == 0
+    assert received(new_relic) == numbers_in("events") == [1, 2]
+
+
 def test_an_interrupted_force_goes_on_without_it(new_relic, connected):
     """What --force has not sent yet is to be sent from then on, and nothing is sent a third time."""
     written("events", events(*range(1500)), delivered=True)
@@ -594,15 +635,20 @@ def test_an_interrupt_in_the_middle_of_a_line(connected, new_relic, monkeypatch)
     assert numbers_in(path) == [1]
 
 
-def test_an_interrupted_dry_run(monkeypatch, capsys):
-    """Nothing was sent, and so nothing is said of that."""
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--dry-run", "--force"], ""),
+    ([], " What was sent is noted; the same command sends the rest."),
+    (["--force"], " What was sent is noted; the same command without --force sends the rest."),
+])  # fmt: skip
+def test_what_an_interrupt_leaves(connected, monkeypatch, capsys, flags, said):
+    """It is said how to send the rest: --force would send all of it once more."""
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "Stored", interrupt)
-    assert main(["replay", "--dry-run", "events"]) == 130
-    assert capsys.readouterr().err == "\nInterrupted.\n"
+    assert main(["replay", *flags, "events"]) == 130
+    assert capsys.readouterr().err == f"\nInterrupted.{said}\n"
 
 
 def test_an_interrupt_ends_a_pause(new_relic, connected):

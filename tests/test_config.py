@@ -374,7 +374,10 @@ def test_misspelt_variables():
 
 
 @pytest.mark.parametrize("name", ["ca_bundle", "spool_dir"])
-@pytest.mark.parametrize("value", ["x" * 5_000, "a\0b", "-----BEGIN PRIVATE KEY-----\nsecret\n", "\ud800"])
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 5_000, "a\0b", "-----BEGIN PRIVATE KEY-----\nsecret\n", "-----BEGIN PRIVATE KEY-----\\nsecret", "\ud800"],
+)
 def test_what_is_no_path(name, value):
     """What can be no path, as the text of a certificate, is refused like a missing one, and not shown."""
     with pytest.raises(ConfigError, match=f"--newrelic-{name.replace('_', '-')}: no such .* no path") as refusal:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -219,7 +220,7 @@ def test_a_pipe_whose_reader_pauses(tmp_path, monkeypatch, caplog):
     assert output.num_written + output.num_lost == 610
     assert len(lines) < output.num_written < len(lines) + 200
     assert [record.message for record in caplog.records] == [
-        "New Relic: --newrelic-output cannot be written: it is full, and nobody reads it"
+        "New Relic: --newrelic-output cannot be written: it is full, and not read, or too slowly"
     ]
 
 
@@ -242,6 +243,38 @@ def test_a_pipe_that_is_read_slowly(tmp_path):
 
     assert [json.loads(line) for line in b"".join(read).splitlines()] == events
     assert (output.num_written, output.num_lost) == (300, 0)
+
+
+def test_a_pipe_whose_reader_is_too_slow(tmp_path, monkeypatch):
+    """However slowly it is read, no more is waited than ``LONGEST_SLOW_S`` in all, until it has room again."""
+    path, now_s = tmp_path / "pipe", [0.0]
+    monkeypatch.setattr(spool, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    os.mkfifo(path)
+    events = [{"number": number, "text": "x" * 1_000} for number in range(100)]
+    with open_unblocking(path) as reader:
+        read = []
+
+        def wait(file, timeout):
+            now_s[0] += 0.5
+            read.append(reader.read(4_096))
+            wait_write(file, timeout=timeout)
+
+        monkeypatch.setattr(spool, "wait_write", wait)
+        output = Output(str(path))
+        for _ in range(10):
+            output.put(events)
+        after_s = now_s[0]
+        while some := reader.read(100_000):
+            read.append(some)
+        output.put(events[:10])
+        lines = b"".join([*read, reader.read(100_000)]).splitlines()
+        output.put(events)
+        output.close()
+
+    assert after_s == spool.LONGEST_SLOW_S
+    assert now_s[0] == 2 * after_s
+    assert output.num_written + output.num_lost == 1_110
+    assert [json.loads(line) for line in lines][-10:] == events[:10]
 
 
 def test_an_output_that_cannot_be_closed(tmp_path, monkeypatch, caplog):
