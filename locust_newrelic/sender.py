@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LATE_REQUESTS_S, LONGEST_LATE_S = 1.0, 10.0
-"""How long a test's stop event waits for a request more, as listeners of ``test_stop`` may make some, and for all."""
+"""How long a test's stop event waits for one more request (listeners of ``test_stop`` make some), and for all."""
 
 REPORTS_TO_WAIT = 2
 """For how many of the workers' reports (one every 3 s) a window, and the end of a run, wait."""

@@ -88,18 +88,14 @@ class Workers:
         report = self._report(client_id, fields.get(relay.KEY))
         if report is None:
             offset_ms = self._offset_ms(client_id, fields.get("stats"), arrival_ms)
-            return self._told_by_locust(client_id, fields, arrival_ms, offset_ms, self._node(client_id))
+            return self._told_by_locust(client_id, fields, arrival_ms, offset_ms)
 
         known.clock.see(report.sent_at_ms, arrival_ms)
         shift_ms = known.clock.shift_ms(self._cadence.interval_ms)
         skew_ms = -round(known.clock.offset_ms)
         for part in report.parts if shift_ms else ():
             part.window.details.shift(shift_ms)
-        told = []
-        if report.is_partial:
-            node = self._node(client_id, Health())  # how it does is in its own part
-            told = self._told_by_locust(client_id, fields, arrival_ms, round(known.clock.offset_ms), node)
-        return told + [
+        parts = [
             Reported(
                 self._cadence.start_of(part.start_ms + shift_ms),
                 part.window,
@@ -109,6 +105,14 @@ class Workers:
             )
             for part in report.parts
         ]
+        if not report.is_partial:
+            return parts
+        own_starts_ms = {part.start_ms for part in parts}
+        told = self._told_by_locust(client_id, fields, arrival_ms, round(known.clock.offset_ms))
+        for one in told:
+            if one.start_ms in own_starts_ms:  # how it does, its own part tells
+                one.node = self._node(client_id, Health())
+        return told + parts
 
     def _report(self, client_id: str, data: object) -> relay.Report | None:
         if data is None:
@@ -122,7 +126,7 @@ class Workers:
         return None
 
     def _told_by_locust(
-        self, client_id: str, fields: dict[str, Any], arrival_ms: int, offset_ms: int, node: Node
+        self, client_id: str, fields: dict[str, Any], arrival_ms: int, offset_ms: int
     ) -> list[Reported]:
         try:
             windows = own_stats.windows_of(
@@ -136,6 +140,7 @@ class Workers:
         except MalformedError as error:
             self._warn(client_id, f"sent statistics that cannot be read ({error}): they are not counted")
             return []
+        node = self._node(client_id)
         return [Reported(start_ms, window, node, is_approximate=True) for start_ms, window in windows.items()]
 
     def _offset_ms(self, client_id: str, stats: object, arrival_ms: int) -> int:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from locust.stats import RequestStats
 from test_window import SCALE, fire
 
 from locust_newrelic import relay
@@ -55,3 +56,26 @@ def test_a_worker_whose_clock_is_whole_windows_behind(environment):
 
     assert (reported.start_ms, workers.lag_s) == (NOW_MS, 1.5)
     assert reported.node.clock_skew_ms == -61_500
+
+
+def test_a_report_without_its_requests(environment):
+    """They are taken from Locust's own statistics, by the same clock; how the worker does is told once."""
+    environment.runner.clients["a"].cpu_usage = 50
+    entries = RequestStats()
+    entries.log_request("GET", "/", 5, 10)
+    (stats,) = entries.serialize_stats()
+    stats |= {"num_requests": 3, "response_times": {5: 3}, "last_request_timestamp": NOW_MS / 1000 - 59}
+    stats["num_reqs_per_sec"] = {NOW_MS // 1000 - 59: 2, NOW_MS // 1000 - 72: 1}
+    recorder = Recorder(SCALE, 10)
+    recorder.record_exception("Visitor", KeyError("boom"), None)
+    part = Part("run", NOW_MS - 60_000, LIMITS_MS, recorder.take(), Health(1.0, 2.0, 3, 1))
+    packed = relay.pack(Report(NOW_MS - 60_000, [part], is_partial=True))
+
+    workers = Workers(environment, SCALE, Cadence(10.0))
+    told = workers.read("a", {relay.KEY: packed, "stats": [stats], "errors": {}}, NOW_MS)
+    assert [(one.start_ms, one.is_approximate, one.window.num_requests, one.node.health.wall_s) for one in told] == [
+        (NOW_MS - 20_000, True, 1, 3.0),
+        (NOW_MS, True, 2, 0.0),
+        (NOW_MS, False, 0, 2.0),
+    ]
+    assert sum(told[-1].window.details.exceptions.values()) == 1
