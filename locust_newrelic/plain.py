@@ -151,6 +151,13 @@ def encodable(values: list[str]) -> list[str]:
     return values
 
 
+def flag(value: object, name: str) -> bool:
+    """The value, which must be true or false."""
+    if not isinstance(value, bool):
+        raise MalformedError(name)
+    return value
+
+
 def text(value: object, name: str) -> str:
     """The value, which must be text of at most 4,096 characters, and not empty."""
     if not (isinstance(value, str) and 0 < len(value) <= LONGEST_VALUE):

@@ -136,7 +136,7 @@ def unpack(data: object, scale: Scale, dimensions: tuple[str, ...] = ()) -> Repo
 
     (sent_at_ms,) = plain.numbers([fields.get("sent_at")], "sent_at", 0, plain.LARGEST)
     parts = plain.items(fields.get("windows"), "windows")
-    is_partial = _flag(fields, "partial", default=False)
+    is_partial = plain.flag(fields.get("partial", False), "partial")
     return Report(sent_at_ms, [_unpack_part(part, scale, dimensions) for part in parts], is_partial)
 
 
@@ -196,7 +196,7 @@ def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Par
     if fields.get("dimensions") != list(dimensions):
         msg = "dimensions"
         raise MalformedError(msg)
-    was_reset = _flag(fields, "reset")
+    was_reset = plain.flag(fields.get("reset"), "reset")
     keys = _read_keys(fields, len(dimensions))
     rows = _Rows(fields, scale, keys)
     hidden = Distinct(plain.integers(fields.get("hidden"), 0, Distinct.SPAN - 1, "hidden"))
@@ -204,13 +204,6 @@ def _unpack_part(data: object, scale: Scale, dimensions: tuple[str, ...]) -> Par
     details = relay_details.unpack(fields.get("details"), keys)
     health = _unpack_health(fields.get("health"))
     return Part(run_id, start_ms, scale.limits_ms, Window(rows, hidden, details), health, was_reset, dimensions)
-
-
-def _flag(fields: Mapping[str, Any], name: str, default: bool | None = None) -> bool:
-    value = fields.get(name, default)
-    if not isinstance(value, bool):
-        raise MalformedError(name)
-    return value
 
 
 _new_key: Callable[[tuple[str, str, tuple[str | None, ...]]], Key] = partial(tuple.__new__, Key)

@@ -355,15 +355,21 @@ def test_replay_retries(new_relic, connected, capsys):
     assert "HTTP 413. This event alone is larger" in shown.err
 
 
-@pytest.mark.parametrize("status", [302, 401, 403, 404, 405])
-def test_a_refusal_of_all_ends_the_replay(new_relic, connected, capsys, status):
+@pytest.mark.parametrize(("status", "advice"), [
+    (302, "Check --newrelic-endpoint"),
+    (401, "Check the license key"),
+    (403, "Check the license key"),
+    (404, "Check --newrelic-endpoint"),
+    (405, "Check --newrelic-endpoint"),
+])  # fmt: skip
+def test_a_refusal_of_all_ends_the_replay(new_relic, connected, capsys, status, advice):
     """A wrong key or address is about all events: no further POST is made, the reason is said, and the files stay."""
     new_relic.always = Answer(status)
     paths = [spooled(1, 2), spooled(3)]
     assert main(["replay", *paths]) == 1
     assert len(new_relic.posts) == 1
     shown = capsys.readouterr().err
-    assert f"127.0.0.1: HTTP {status}. Check " in shown
+    assert f"127.0.0.1: HTTP {status}. {advice}" in shown
     assert "What is not sent is still in the file." in shown
     assert [numbers_in(path) for path in paths] == [[1, 2], [3]]
 
